@@ -1,0 +1,115 @@
+"""Looks after datasets: `python -m mtjax.data check|info|index|bench ROOT`.
+
+  check   validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
+          Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
+  info    shows a table of splits, of columns and of how many clips each column covers.
+  index   reads and verifies columns, and writes their index.npz anew.
+  bench   reads random batches of 256 records and shows records/s.
+
+Exit code 2: the arguments are wrong, or there is nothing to work on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mtjax.data import inspection, summary
+from mtjax.data.catalog import CatalogError
+from mtjax.data.columns import Column, ColumnError
+from mtjax.records import RecordError
+
+
+def _flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mtjax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=("check", "info", "index", "bench"))
+    parser.add_argument("root", metavar="ROOT", type=Path, help="the dataset folder")
+    parser.add_argument("--column", default="", help="only this column")
+    parser.add_argument("--classes", action="store_true", help="info: one row for each class")
+    parser.add_argument("--allow_overlap", action="store_true", help="check: shared clips or groups are only a notice")
+    parser.add_argument("--seconds", type=float, default=3.0, help="bench: how long to read each column")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    args = _flags().parse_args(argv)
+    commands = {"check": _check, "info": _info, "index": _index, "bench": _bench}
+    try:
+        return commands[args.command](args, _column_names(args))
+    except (CatalogError, ColumnError, RecordError, OSError) as e:
+        print(f"mtjax.data {args.command}: {e}", file=sys.stderr)
+        return 2
+
+
+def _column_names(args: argparse.Namespace) -> list[str]:
+    if not args.root.is_dir():
+        raise CatalogError(f"{args.root}: no such folder")
+    names = inspection.column_folders(args.root)
+    if not args.column:
+        return names
+    if args.column not in names:
+        raise ColumnError(f"{args.root}: no column {args.column!r}; there are {names}")
+    return [args.column]
+
+
+def _check(args: argparse.Namespace, names: list[str]) -> int:
+    catalog, problems = inspection.check_catalog(args.root)
+    if catalog:
+        overlaps = inspection.split_overlaps(catalog)
+        if args.allow_overlap:
+            print("".join(f"notice: {line}\n" for line in overlaps), end="")
+        else:
+            problems += [f"{line}; --allow_overlap accepts it" for line in overlaps]
+    for name in names:
+        problems += inspection.check_column(args.root, name, {c.id for c in catalog.clips} if catalog else None)
+    for problem in problems:
+        print(problem)
+    checked = f"{args.root}: {len(catalog.clips) if catalog else 0} clips, {len(names)} column(s)"
+    print(f"{checked}: {len(problems)} problem(s)" if problems else f"{checked}: no problems")
+    return 1 if problems else 0
+
+
+def _info(args: argparse.Namespace, names: list[str]) -> int:
+    catalog, problems = inspection.check_catalog(args.root)
+    if catalog is None:
+        raise CatalogError("\n".join(problems))
+    summary.print_info(catalog, names, classes=args.classes)
+    return 0
+
+
+def _index(args: argparse.Namespace, names: list[str]) -> int:
+    if not names:
+        raise ColumnError(f"{args.root}: no columns")
+    damaged = []
+    for name in names:
+        try:
+            index = inspection.rebuild_index(args.root, name)
+            print(f"{name}: {len(index.ids)} records in {len(index.sizes)} shard(s), all verified; index.npz written")
+        except (ColumnError, RecordError) as e:
+            damaged.append(f"column {name!r} is not indexed:\n{e}")
+    if damaged:
+        raise ColumnError("\n".join(damaged))
+    return 0
+
+
+def _bench(args: argparse.Namespace, names: list[str]) -> int:
+    rows = []
+    for name in names:
+        column = Column(args.root, name)
+        if len(column):
+            speed = inspection.measure(column, args.seconds)
+            rate, megabytes = speed.records / speed.seconds, speed.num_bytes / speed.seconds / 1e6
+            batch_ms = 1e3 * inspection.BATCH / rate
+            rows.append((name, len(column), f"{rate:,.0f}", f"{megabytes:,.1f}", f"{batch_ms:.1f}"))
+        column.close()
+    if not rows:
+        raise ColumnError(f"{args.root}: no column with records")
+    title = f"Random batches of {inspection.BATCH}, checksums verified, one process"
+    summary.print_table(title, ("column", "records", "records/s", "MB/s", "ms/batch"), rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Writing a column: shard by shard, atomically and resumably, by any number of processes without a coordinator."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mtjax import records
+from mtjax.data import columns
+from mtjax.data.catalog import write_atomically
+
+MARKERS = ".shards"  # one JSON per finished shard: what it was asked for, what it holds, what failed
+
+
+class Busy(RuntimeError):
+    """Another process is writing this shard."""
+
+
+def create(root: str | os.PathLike, spec: columns.Spec, *, overwrite: bool = False) -> Path:
+    """Makes the column's folder, or checks that an existing one was begun with the same spec.
+
+    Raises:
+      columns.ColumnError: it was begun with other parameters; shows the differences.
+    """
+    directory = columns.column_dir(root, spec.name)
+    if overwrite and directory.exists():
+        for lock in directory.glob(f"{MARKERS}/*.lock"):
+            with _locked(lock):  # raises Busy: never pull a shard from under its writer
+                pass
+        for path in [*directory.glob("*.tfrecord"), *directory.glob("*.json*"), directory / columns.INDEX]:
+            path.unlink(missing_ok=True)
+        for marker in directory.glob(f"{MARKERS}/*.json"):
+            marker.unlink()
+    if (directory / "column.json").is_file():
+        ours, theirs = spec.to_json(), columns.Spec.load(directory).to_json()
+        different = {k: (theirs.get(k), v) for k, v in json.loads(json.dumps(ours)).items() if theirs.get(k) != v}
+        if different:
+            shown = "; ".join(f"{k}: there {a}, now {b}" for k, (a, b) in different.items())
+            raise columns.ColumnError(
+                f"{directory} was begun differently ({shown}); overwrite it (--overwrite) or choose another column name"
+            )
+    (directory / MARKERS).mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "column.json", json.dumps(spec.to_json(), indent=1) + "\n")
+    return directory
+
+
+Request = Mapping[
+    str, str
+]  # clip id → what its record is made from (path and seconds, say), "" where nothing can change
+
+
+def _digest(request: Request) -> str:
+    return hashlib.sha256("\n".join(f"{i}\0{request[i]}" for i in sorted(request)).encode()).hexdigest()[:16]
+
+
+def pending(directory: Path, spec: columns.Spec, request: Request | Iterable[str]) -> dict[int, Request]:
+    """Shards still to be written (or written for another request) → the part of the request that each holds, in order."""
+    if not isinstance(request, Mapping):
+        request = dict.fromkeys(request, "")
+    of_shard: dict[int, dict[str, str]] = {s: {} for s in range(spec.num_shards)}
+    for clip_id, source in request.items():
+        of_shard[spec.shard_of(clip_id)][clip_id] = source
+    return {s: part for s, part in of_shard.items() if not _is_done(directory, spec, s, part)}
+
+
+def _is_done(directory: Path, spec: columns.Spec, shard: int, request: Request) -> bool:
+    marker = directory / MARKERS / f"{shard:05d}.json"
+    path = directory / spec.shard_name(shard)
+    try:
+        done = json.loads(marker.read_text())
+        return done["request"] == _digest(request) and done["size"] == path.stat().st_size
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+class ShardWriter:
+    """Receives the records and failures of one shard; nothing is visible until `shard_writer` leaves cleanly."""
+
+    def __init__(self, spec: columns.Spec, file, shard: int):
+        self._spec, self._file, self._shard = spec, file, shard
+        self.written: list[str] = []
+        self.failures: list[dict[str, Any]] = []
+
+    def write(self, clip_id: str, values: Mapping[str, Any]) -> None:
+        if self._spec.shard_of(clip_id) != self._shard:
+            raise columns.ColumnError(
+                f"clip {clip_id!r} belongs to shard {self._spec.shard_of(clip_id)}, not {self._shard}"
+            )
+        self._file.write(records.frame(records.encode(self._spec.schema, clip_id, values)))
+        self.written.append(clip_id)
+
+    def fail(self, clip_id: str, stage: str, reason: str, **details: Any) -> None:
+        self.failures.append({"clip": clip_id, "stage": stage, "reason": reason, **details})
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The kernel's lock on a file: it goes with the process, so a killed writer leaves nothing to clean up."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"shard {path.stem} of {path.parents[1]} is being written by another process") from None
+        yield
+
+
+@contextlib.contextmanager
+def shard_writer(
+    directory: Path, spec: columns.Spec, shard: int, request: Request | Iterable[str]
+) -> Iterator[ShardWriter]:
+    """Writes one shard: lock, temporary file, fsync, rename, done marker last. `request` is what `pending` gave.
+
+    Raises:
+      Busy: another process holds the shard.
+    """
+    markers = directory / MARKERS
+    if not isinstance(request, Mapping):
+        request = dict.fromkeys(request, "")
+    with _locked(markers / f"{shard:05d}.lock"):
+        path = directory / spec.shard_name(shard)
+        for leftover in directory.glob(f".{path.name}.*"):  # of a killed process: we hold the lock
+            leftover.unlink()
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(temporary, "wb") as file:
+                writer = ShardWriter(spec, file, shard)
+                yield writer
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        done = {
+            "request": _digest(request),
+            "size": path.stat().st_size,
+            "records": len(writer.written),
+            "failures": writer.failures,
+        }
+        write_atomically(markers / f"{shard:05d}.json", json.dumps(done))
+
+
+def finish(directory: Path) -> columns.Index:
+    """Gathers failures, writes TFDS metadata and, last, the index. Every shard must be there."""
+    spec = columns.Spec.load(directory)
+    failures = []
+    markers = sorted((directory / MARKERS).glob("*.json"))
+    if len(markers) < spec.num_shards:
+        raise columns.ColumnError(
+            f"{directory}: {spec.num_shards - len(markers)} of {spec.num_shards} shards are not finished; run the extraction "
+            "again, or `python -m mtjax.data index` when the shards were copied without their markers"
+        )
+    for marker in markers:
+        failures += json.loads(marker.read_text())["failures"]
+    lines = [json.dumps(f, ensure_ascii=False) + "\n" for f in sorted(failures, key=lambda f: f["clip"])]
+    write_atomically(directory / "failures.jsonl", "".join(lines))
+    index = columns.build_index(directory)
+    counts = [int((index.shard == s).sum()) for s in range(spec.num_shards)]
+    _write_tfds_metadata(directory, spec, counts, int(index.length.sum()))
+    return index
+
+
+def write_column(
+    root: str | os.PathLike, spec: columns.Spec, values: Mapping[str, Mapping[str, Any]], *, overwrite: bool = False
+) -> columns.Index:
+    """Writes a whole column whose values are at hand: clip id → field values."""
+    directory = create(root, spec, overwrite=overwrite)
+    for shard, request in pending(directory, spec, list(values)).items():
+        with shard_writer(directory, spec, shard, request) as writer:
+            for clip_id in request:
+                writer.write(clip_id, values[clip_id])
+    return finish(directory)
+
+
+def _write_tfds_metadata(directory: Path, spec: columns.Spec, counts: list[int], num_bytes: int) -> None:
+    """`features.json` and `dataset_info.json`, so that `tfds.builder_from_directory` opens the folder."""
+    features = {records.CLIP_KEY: {"pythonClassName": f"{_TFDS}.text_feature.Text", "text": {}}}
+    features |= {name: _tfds_feature(feature) for name, feature in spec.schema.items()}
+    whole = {"pythonClassName": f"{_TFDS}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
+    split = {
+        "filepathTemplate": "{DATASET}-{SHARD_X_OF_Y}.{FILEFORMAT}",
+        "name": "all",
+        "numBytes": str(num_bytes),
+        "shardLengths": [str(n) for n in counts],
+    }
+    info = {"fileFormat": "tfrecord", "name": spec.name, "splits": [split], "version": "1.0.0"}
+    write_atomically(directory / "features.json", json.dumps(whole, indent=1))
+    write_atomically(directory / "dataset_info.json", json.dumps(info, indent=1))
+
+
+_TFDS = "tensorflow_datasets.core.features"
+
+
+def _tfds_feature(feature: records.Feature) -> dict[str, Any]:
+    dimensions = {"dimensions": [str(d) for d in feature.shape]} if feature.shape else {}
+    if feature.dtype == "str":
+        return {"pythonClassName": f"{_TFDS}.text_feature.Text", "text": {}}
+    if feature.dtype == "jpeg":
+        image = {"dtype": "uint8", "encodingFormat": "jpeg", "shape": {"dimensions": ["-1", "-1", "3"]}}
+        inner = {"image": image, "pythonClassName": f"{_TFDS}.image_feature.Image"}
+        return {"pythonClassName": f"{_TFDS}.sequence_feature.Sequence", "sequence": {"feature": inner, "length": "-1"}}
+    kind, encoding = ("tensor_feature.Tensor", "bytes") if feature.shape else ("scalar.Scalar", "none")
+    return {
+        "pythonClassName": f"{_TFDS}.{kind}",
+        "tensor": {"dtype": feature.dtype, "encoding": encoding, "shape": dimensions},
+    }

@@ -1,0 +1,53 @@
+"""The dimension alphabet and the three protocols that hold the house together.
+
+Dimensions in shapes: `b` examples of a batch, `t` frames, `n` points or tokens, `h` `w` image rows and columns, `c` channels
+or classes, `d` embedding width, `k` clips of one video.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+# Always holds `valid` (bool [b], False for padding) and `clip` (int32 [b], row in the catalog).
+Batch = Mapping[str, Array]
+Rows = Mapping[str, np.ndarray]  # what predict returned, gathered: each valid example once, sorted by clip
+Scalars = dict[str, Float[Array, ""]]
+Params = dict[str, Any]
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A model: from a batch to one embedding a clip. Holds no mesh, no loss, no config."""
+
+    width: int  # d of the embedding
+
+    def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "b d"]: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a method optimises and predicts. Constructed as `Task(data, **config.task)`."""
+
+    trainable: nnx.filterlib.Filter
+    outputs: dict[str, int]  # keywords that rebuild the task without a dataset
+
+    def assemble(self, model: nnx.Module, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Adds heads, or a frozen teacher as a submodule."""
+
+    def loss(self, model: nnx.Module, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
+        """A mean over the valid examples, and scalars to log."""
+
+    def predict(self, model: nnx.Module, batch: Batch) -> Mapping[str, Array]:
+        """Arrays with leading dimension b."""
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Scores gathered rows. Constructed as `Evaluator(data, **config.evals.NAME)`; sees rows, never a model."""
+
+    split: str
+
+    def score(self, rows: Rows) -> dict[str, float]: ...

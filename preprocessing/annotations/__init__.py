@@ -1,0 +1,1 @@
+"""Parsers of annotation files, one module per family of formats; each turns a source into a `listing.Listing`."""

@@ -1,0 +1,84 @@
+"""Optional packages and their weights: found or fetched, or else an error that says what to type."""
+
+import hashlib
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HUB = "hf:"  # hf:owner/repository/path/in/it
+
+
+class MissingBackend(RuntimeError):
+    """A package or a file of weights that is not here; says how to get it."""
+
+
+def require(module: str, install: str) -> ModuleType:
+    """Imports a module of an optional package.
+
+    Raises:
+      MissingBackend: with the install command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise MissingBackend(f"{module} cannot be imported ({e}); install it with: {install}") from None
+
+
+def checkpoint_file(checkpoint: str, published: str) -> Path:
+    """A file of weights on this machine.
+
+    Args:
+      checkpoint: a path, "hf:owner/repository/file" for the Hugging Face hub, a https address, or "" for `published`.
+      published: the https address of the authors' weights.
+
+    Raises:
+      MissingBackend: there is no such file, or it cannot be downloaded; gives the command.
+    """
+    source = checkpoint or published
+    remedy = f"download {published} (curl -LO {published}) and pass --checkpoint=PATH"
+    try:
+        if source.startswith(HUB):
+            owner, repository, name = source.removeprefix(HUB).split("/", 2)
+            hub = require("huggingface_hub", "pip install huggingface_hub")
+            return Path(hub.hf_hub_download(f"{owner}/{repository}", name))
+        if source.startswith("https://"):
+            return _download(source)
+    except (OSError, ValueError) as e:
+        raise MissingBackend(f"cannot get {source} ({e}); {remedy}") from None
+    if not os.path.isfile(source):
+        raise MissingBackend(f"no checkpoint at {source}; {remedy}")
+    return Path(source)
+
+
+def _download(address: str) -> Path:
+    """Into PyTorch's own cache, as `torch.hub` would: what its users have fetched before is found again."""
+    import torch
+
+    path = Path(torch.hub.get_dir(), "checkpoints", address.rsplit("/", 1)[-1])
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(path))  # to a temporary name, then renamed
+    return path
+
+
+def weights_hash(path: Path) -> str:
+    """The first 16 hexadecimal digits of the file's SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A state dict on the CPU. Only tensors are unpickled: a file of weights cannot run code."""
+    import torch
+
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state.get("model", state)
+
+
+def torch_device(name: str) -> str:
+    """ "auto" → "cuda" where there is one, else "cpu"; other names as they are."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -1,0 +1,148 @@
+"""Videos → columns of a dataset.
+
+    python -m preprocessing.extract tracks ROOT --backend=lk
+
+Stop it at any time: the same command does only what is left. On several machines, `--shard=0/4` ... `--shard=3/4` each
+do a quarter, and whichever ends last finishes the column. Exit codes: 0 done, 1 a worker or the disk failed, 2 cannot
+begin as asked, 3 more failures than `--max_failures` (all else is written all the same), 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from mtjax.data import columns
+from mtjax.data.catalog import Catalog, CatalogError
+from preprocessing import column_run, points, tracks
+from preprocessing.backends import MissingBackend
+from preprocessing.shards import Decoding, Extractor
+from preprocessing.video_file import Limits
+
+
+def _machine(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, got {text!r}")
+    return int(i), int(n)
+
+
+def _failures(text: str) -> str:
+    try:
+        if column_run.allowed_failures(text, 1) >= 0:
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number or a percentage like 1%, got {text!r}")
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected x0,y0,x1,y1, got {text!r}") from None
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise argparse.ArgumentTypeError(f"expected fractions of the frame with x0 < x1 and y0 < y1, got {text!r}")
+    return x0, y0, x1, y1
+
+
+def _parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="python -m preprocessing.extract", description="Videos → columns of a dataset."
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    add("root", type=Path, help="the dataset: a folder with dataset.json")
+    add("--videos", type=Path, help="folder of the videos; default: dataset.json's `videos`")
+    add("--num_workers", type=int, default=1, help="processes on this machine")
+    add("--shard", type=_machine, default=(0, 1), metavar="i/n", help="this is machine i of n")
+    add("--num_shards", type=int, default=0, help="files of the column; 0: about 150 MB each")
+    add("--overwrite", choices=("never", "stale", "always"), default="never")
+    add("--max_failures", type=_failures, default="0", metavar="N|P%", help="exit with 3 above this many failed clips")
+    add("--retry_failures", action="store_true", help="extract shards with failures again")
+    add("--allow_partial", action="store_true", help="of a damaged video use what precedes the damage, and mark it")
+    add("--timeout_s", type=float, default=120.0, help="for decoding one video; 0 disables")
+    for name, value in vars(Limits()).items():
+        add(f"--{name}", type=type(value), default=value, help=f"default {value}; 0 disables")
+    kinds = whole.add_subparsers(dest="kind", required=True)
+    of_tracks = kinds.add_parser("tracks", parents=[common], help="point tracks")
+    add = of_tracks.add_argument
+    add("--backend", choices=tuple(tracks.BACKENDS), default="lk")
+    add("--name", default="", help="of the column; default tracks.BACKEND")
+    add("--frames", type=int, default=32)
+    add("--points", type=int, default=60)
+    add("--substeps", type=int, default=1, help="frames tracked per frame kept: more follow faster motion")
+    add("--sampling", choices=points.SAMPLINGS, default="shi_tomasi", help="of the points on frame 0")
+    add("--box", type=_box, default=points.WHOLE_FRAME, metavar="x0,y0,x1,y1", help="where, in fractions of the frame")
+    add("--mask_column", default="mask", help="with --sampling=mask: the column with the field `mask` [h w]")
+    add("--dtype", choices=("float16", "float32"), default="float16")
+    add("--short_side", type=int, default=-1, help="to decode at; 0 keeps the video's, -1 leaves it to the backend")
+    add("--checkpoint", help="path, hf:owner/repository/file or https address; default: the authors'")
+    add("--device", help="PyTorch's; default cuda where there is one")
+    add("--batch_size", type=int, help="clips at once")
+    return whole
+
+
+def _tracks(args: argparse.Namespace) -> Extractor:
+    given = {k: getattr(args, k) for k in ("checkpoint", "device", "batch_size") if getattr(args, k) is not None}
+    if args.backend == "lk" and given:
+        raise ValueError(f"--backend=lk has no {', '.join(f'--{k}' for k in given)}")
+    return tracks.Tracks(
+        tracks.make_tracker(args.backend, **given),
+        frames=args.frames,
+        num_points=args.points,
+        substeps=args.substeps,
+        sampling=args.sampling,
+        box=args.box,
+        masks=columns.Column(args.root, args.mask_column) if args.sampling == "mask" else None,
+        dtype=args.dtype,
+        short_side=args.short_side,
+        partial=args.allow_partial,
+        name=args.name,
+    )
+
+
+def _videos(args: argparse.Namespace) -> Path:
+    info = Catalog.load(args.root).info
+    if args.videos is None and "videos" not in info:
+        raise CatalogError(f"{args.root}/dataset.json does not say where the videos are; pass --videos=FOLDER")
+    folder = args.videos or args.root / info["videos"]  # an absolute path in dataset.json stays as it is
+    if not folder.is_dir():
+        raise CatalogError(f"{folder}: no such folder; pass --videos=FOLDER")
+    return folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        if args.overwrite == "always" and args.shard[1] > 1:
+            raise ValueError("--overwrite=always on one of several machines deletes the others' work; use =stale")
+        limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
+        extractor = {"tracks": _tracks}[args.kind](args)
+        return column_run.run(
+            args.root,
+            extractor,
+            Decoding(_videos(args), limits, args.allow_partial, args.timeout_s),
+            producer=f"preprocessing.extract {args.kind}",
+            num_workers=args.num_workers,
+            machine=args.shard,
+            num_shards=args.num_shards,
+            overwrite=args.overwrite,
+            max_failures=args.max_failures,
+            retry_failures=args.retry_failures,
+        )
+    except (CatalogError, columns.ColumnError, MissingBackend, ValueError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except (BrokenProcessPool, OSError) as e:
+        reason = "a worker died (out of memory?)" if isinstance(e, BrokenProcessPool) else e
+        print(f"error: {reason}; the same command does what is left", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command does what is left", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

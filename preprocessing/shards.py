@@ -1,0 +1,198 @@
+"""The engine under every extractor: clips of one shard → decoded → extracted → written, failures listed.
+
+An extractor knows nothing of files, processes or shards; `extract_shard` knows nothing of what is extracted.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+
+from mtjax import records
+from mtjax.data import column_writer, columns
+from mtjax.data.catalog import Clip
+from preprocessing import video
+from preprocessing.decoder import Decoder
+from preprocessing.video_file import Limits, VideoError
+
+HASHED_BYTES = 1 << 28  # larger files are named by their size alone: hashing them would cost more than decoding
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why a clip has no record."""
+
+    stage: str
+    reason: str
+
+
+class Extractor(Protocol):
+    """What a column is made with. Picklable: it travels to worker processes, and loads its model there at first use.
+
+    Attributes:
+      name: of the column. schema: of its records.
+      parameters: JSON; whatever changes the values, so that a column made otherwise is told apart.
+      weights: a hash of the model's weights, "" if none. licence: the data's, where the model's licence binds it.
+      num_frames, short_side: how clips are decoded for it (`video.decode`).
+      batch_size: clips per call of `extract`.
+    """
+
+    name: str
+    schema: records.Schema
+    parameters: Mapping[str, Any]
+    weights: str
+    licence: str
+    num_frames: int
+    short_side: int
+    batch_size: int
+
+    def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
+        """The fields of each clip's record, or why there are none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How videos are found and decoded, whatever is extracted from them.
+
+    Attributes:
+      videos: the folder that `Clip.path` is relative to, and that no video may lie outside of.
+      limits, allow_partial: see `video.decode`. timeout_s: see `Decoder`.
+    """
+
+    videos: Path
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    allow_partial: bool = False
+    timeout_s: float = 120.0
+
+
+@dataclasses.dataclass
+class ShardReport:
+    """What became of one shard: clips written and failed; both 0 and `busy` when another process holds it."""
+
+    shard: int
+    written: int = 0
+    failed: int = 0
+    busy: bool = False
+
+
+def source_of(clip: Clip) -> str:
+    """What a clip's records depend on: when it changes, its shard is written again."""
+    return f"{clip.path}|{clip.start_s}|{clip.end_s}"
+
+
+def extract_shard(
+    root: str | os.PathLike,
+    spec: columns.Spec,
+    shard: int,
+    clips: Sequence[Clip],
+    extractor: Extractor,
+    decoding: Decoding,
+    progress: Callable[[int, int], None] = lambda written, failed: None,
+) -> ShardReport:
+    """Extracts one shard of a column. Depends on its arguments alone: any process pool, Ray or Slurm may call it.
+
+    Args:
+      root: the dataset; its column has been begun with `column_writer.create`.
+      clips: those of this shard, `spec.shard_of(clip.id) == shard`.
+      progress: called with the numbers of clips written and failed since the last call.
+    """
+    cv2.setNumThreads(1)  # one core for the extractor, one for its decoder; more shards at once use more
+    directory, report = columns.column_dir(root, spec.name), ShardReport(shard)
+    try:
+        with (
+            column_writer.shard_writer(directory, spec, shard, {c.id: source_of(c) for c in clips}) as writer,
+            Decoder(decoding.timeout_s) as decoder,
+        ):
+            for clip, outcome in _outcomes(clips, extractor, decoding, decoder):
+                if not isinstance(outcome, Failure):
+                    try:
+                        writer.write(clip.id, outcome)
+                    except records.RecordError as e:
+                        outcome = Failure("write", str(e))
+                failed = isinstance(outcome, Failure)
+                if failed:
+                    writer.fail(clip.id, outcome.stage, outcome.reason, **_identity(decoding.videos, clip.path))
+                report.failed += failed
+                report.written += not failed
+                progress(not failed, failed)
+    except column_writer.Busy:
+        return ShardReport(shard, busy=True)
+    return report
+
+
+def _outcomes(
+    clips: Sequence[Clip], extractor: Extractor, decoding: Decoding, decoder: Decoder
+) -> Iterator[tuple[Clip, Mapping[str, Any] | Failure]]:
+    """Each clip with its record's fields or its failure; in batches, hence not in the order of `clips`."""
+    found = []
+    for clip in clips:
+        try:
+            found.append((clip, locate(decoding.videos, clip.path)))
+        except VideoError as e:
+            yield clip, Failure(e.stage, e.reason)
+    options = {
+        "num_frames": extractor.num_frames,
+        "short_side": extractor.short_side,
+        "limits": decoding.limits,
+        "allow_partial": decoding.allow_partial,
+    }
+    requests = ((path, options | {"start_s": c.start_s, "end_s": c.end_s}) for c, path in found)
+    batch: list[tuple[Clip, video.Clip]] = []
+    for (clip, _), result in zip(found, decoder.map(requests), strict=True):
+        if isinstance(result, VideoError):
+            yield clip, Failure(result.stage, result.reason)
+            continue
+        batch.append((clip, result))
+        if len(batch) == extractor.batch_size:
+            yield from _extract(extractor, batch)
+            batch = []
+    yield from _extract(extractor, batch)
+
+
+def _extract(
+    extractor: Extractor, batch: list[tuple[Clip, video.Clip]]
+) -> Iterable[tuple[Clip, Mapping[str, Any] | Failure]]:
+    """Runs one batch; if that fails, for want of memory or over one clip, its halves, down to the clip at fault."""
+    if not batch:
+        return []
+    clips = [clip for clip, _ in batch]
+    try:
+        outcomes = extractor.extract([c.id for c in clips], [decoded for _, decoded in batch])
+    except Exception as e:
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return [*_extract(extractor, batch[:half]), *_extract(extractor, batch[half:])]
+        outcomes = [Failure("extract", f"{type(e).__name__}: {e}")]
+    return zip(clips, outcomes, strict=True)
+
+
+def locate(videos: Path, path: str) -> Path:
+    """The file of a clip, links resolved.
+
+    Raises:
+      VideoError: no path is given, or it leads outside of `videos`.
+    """
+    if not path:
+        raise VideoError("open", "the catalog has no path for this clip")
+    root = videos.resolve()
+    resolved = (root / path).resolve()
+    if not resolved.is_relative_to(root):
+        raise VideoError("open", f"{path!r} leads to {resolved}, outside of {root}")
+    return resolved
+
+
+def _identity(videos: Path, path: str) -> dict[str, str]:
+    """Size and, unless it is huge, hash of a failed file: tells a broken download from a video that is really bad."""
+    try:
+        file = locate(videos, path)
+        size = file.stat().st_size
+        if not file.is_file() or size > HASHED_BYTES:
+            return {"bytes": str(size)}
+        with open(file, "rb") as data:
+            return {"bytes": str(size), "sha256": hashlib.file_digest(data, "sha256").hexdigest()}
+    except (VideoError, OSError):  # no file, or none that is ours to read
+        return {}

@@ -1,0 +1,139 @@
+"""Strict by default: 8 fake devices, no silent dtype promotion, every shape annotation of mtjax enforced."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+import jaxtyping
+
+jaxtyping.install_import_hook("mtjax", "beartype.beartype")
+
+import numpy as np
+import pytest
+from absl import flags
+
+from mtjax import records
+from mtjax.data import column_writer, columns
+from mtjax.data.catalog import Catalog, Clip
+
+flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
+
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Real data beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the real data in ../shared/data, which is not part of the project")
+    return SHARED
+
+
+def make_tracks_dataset(
+    root: Path,
+    *,
+    clips: int = 48,
+    classes: int = 4,
+    frames: int = 8,
+    points: int = 5,
+    ragged: bool = False,
+    seed: int = 0,
+) -> Path:
+    """A tiny dataset whose classes are directions of motion: learnable in a few steps.
+
+    Splits: train (2/3 of the clips) and test; `shape` of a record (frames or fewer, points, 3).
+    """
+    rng = np.random.default_rng(seed)
+    names = tuple(f"direction_{c}" for c in range(classes))
+    listed, values = [], {}
+    for i in range(clips):
+        label, clip_id = i % classes, f"clip-{i:04d}"
+        length = int(rng.integers(2, frames + 1)) if ragged else frames
+        angle = 2 * np.pi * label / classes
+        xy = rng.random((1, points, 2)) + 0.1 * np.arange(length)[:, None, None] * [np.cos(angle), np.sin(angle)]
+        xy += rng.normal(0, 0.01, xy.shape)
+        tracks = np.concatenate([xy, np.zeros((length, points, 1))], -1).astype(np.float32)
+        split = "train" if i < clips * 2 // 3 else "test"
+        listed.append(
+            Clip(clip_id, (split,), label=names[label], group=f"group-{i // classes}", targets=(float(label), float(i)))
+        )
+        values[clip_id] = {"tracks": tracks}
+    Catalog(Path(root), "directions", "1", names, tuple(listed), {"target_names": ["label", "number"]}).save()
+    schema = {"tracks": records.Feature("float32", (-1 if ragged else frames, points, 3))}
+    column_writer.write_column(root, columns.Spec("tracks", schema, 2, "tests"), values)
+    return Path(root)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    return make_tracks_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def ragged_dataset(tmp_path) -> Path:
+    return make_tracks_dataset(tmp_path / "ragged", ragged=True)
+
+
+def tiny_config(root, **changes) -> dict:
+    """A config over `make_tracks_dataset` that trains in seconds; changes are dotted paths with `__` for the dot."""
+    config = {
+        "seed": 0,
+        "data": {
+            "name": "tracks.Tracks",
+            "root": str(root),
+            "column": "tracks",
+            "train": "train",
+            "frames": 8,
+            "points": 5,
+        },
+        "model": {
+            "name": "movt.MovT",
+            "motion": (8,),
+            "branch": 8,
+            "position": (8,),
+            "layers": 1,
+            "heads": 2,
+            "feed_forward": 16,
+        },
+        "task": {"name": "classify.Classify"},
+        "optimizer": {"lr": 3e-3, "clip_norm": 1.0},
+        "evals": {"test": {"name": "top1.Top1", "split": "test"}},
+        "train": {"batch": 8, "epochs": 4.0, "log_every": 4},
+        "mesh": {},
+    }
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        section = config
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    return config
+
+
+def write_config(path: Path, config: dict) -> Path:
+    """A config file for the real command line."""
+    path.write_text(
+        f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({config!r})\n"
+    )
+    return path
+
+
+def run_cli(*arguments: str, devices: int = 1, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
+    """`python ARGUMENTS` from the repository's root, on `devices` fake devices."""
+    env = (
+        os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        | environment
+    )
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=REPO, env=env, capture_output=True, text=True, timeout=timeout
+    )
