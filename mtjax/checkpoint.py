@@ -1,0 +1,222 @@
+"""Checkpoints that can be trusted: asynchronous, checksummed, with a fall-back to the last good one.
+
+Orbax makes a save atomic, but restores a checkpoint with a flipped bit without a word and trips over an emptied one. So a
+manifest with one checksum for each array goes into every step, is compared at every restore, and a step that fails is set
+aside as `N.bad`.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import Array, UInt32
+from orbax.checkpoint import checkpoint_managers
+
+STATE, META = "state", "meta"
+
+
+class NoGoodCheckpoint(RuntimeError):
+    """There are checkpoints and none can be used. Never a reason to start from scratch in silence."""
+
+
+@jax.jit
+def checksums(tree: Any) -> UInt32[Array, " leaves"]:
+    """One position-weighted sum modulo 2^32 for each leaf: the same for any sharding, and any single flipped bit shows
+    (its weight is odd)."""
+
+    def one(leaf):
+        width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        if leaf.dtype == jnp.bool_:
+            leaf = leaf.astype(jnp.uint8)
+        bits = jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32).ravel()
+        weight = (jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761)) | jnp.uint32(1)
+        return jnp.sum(bits * weight, dtype=jnp.uint32)
+
+    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    kept = {k: v for k, v in meta.items() if k != "seal"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def pack_ids(ids: Sequence[str]) -> str:
+    """Clip ids as a short printable string, for the checkpoint's meta data."""
+    return base64.b64encode(zlib.compress("\n".join(ids).encode())).decode()
+
+
+def unpack_ids(packed: str) -> list[str]:
+    return zlib.decompress(base64.b64decode(packed)).decode().split("\n")
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+class Checkpoints:
+    """The checkpoints of one run, under `directory`."""
+
+    def __init__(self, directory: str, *, keep: int = 2, best_mode: str = "max", read_only: bool = False):
+        """Keeps the `keep` latest steps and the best one (`best_mode` "max" or "min" of the metric given to `save`)."""
+        self.directory = epath.Path(directory)
+        if read_only and not self.directory.exists():
+            raise NoGoodCheckpoint(f"{directory} does not exist: no checkpoint was saved there")
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics["metric"],
+            n=1,
+            reverse=best_mode == "min",
+            keep_checkpoints_without_metrics=False,
+        )
+        latest = checkpoint_managers.LatestN(keep)
+        self._best_mode = best_mode
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+            best_fn=lambda metrics: metrics["metric"],
+            best_mode=best_mode,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        with _without_warnings():  # that a read-only manager will not write
+            return ocp.CheckpointManager(self.directory, options=self._options)
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any], *, metric: float | None = None, wait: bool = False):
+        """Starts a save and returns; errors of an earlier one are raised here.
+
+        A step that exists is left as it is, unless it gains a metric: a run stopped before its evaluation was done.
+        """
+        if step in self._manager.all_steps():
+            if metric is None or self._metric(step) is not None:
+                return
+            self._manager.delete(step)
+        meta = dict(meta) | {"step": step, "metric": metric, "checksums": np.asarray(checksums(state)).tolist()}
+        meta["seal"] = _seal(meta)
+        metrics = None if metric is None or not np.isfinite(metric) else {"metric": float(metric)}
+        args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(meta)})
+        with _without_warnings():  # that a step has no metric
+            self._manager.save(step, args=args, metrics=metrics, force=True)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def restore_latest(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
+        """(state, meta) of the newest step that passes its checks, None when nothing was ever saved.
+
+        Args:
+          template: `jax.ShapeDtypeStruct`s with the shardings that the state shall have here, whatever mesh saved it.
+
+        Raises:
+          NoGoodCheckpoint: every step failed; they are kept as `N.bad`.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            if (found := self._try(step, template)) is not None:
+                return found
+        bad = sorted(p.name for p in self.directory.glob("*.bad")) if self.directory.exists() else []
+        if steps or bad:
+            raise NoGoodCheckpoint(
+                f"{self.directory}: no checkpoint passes its checks (set aside: {bad}). Start again with an empty --workdir, "
+                "or put a good copy of a step back"
+            )
+        return None
+
+    def restore(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, meta) of one step.
+
+        Raises:
+          NoGoodCheckpoint: it is missing or fails its checks.
+        """
+        if step not in self._manager.all_steps() or (found := self._try(step, template)) is None:
+            raise NoGoodCheckpoint(f"{self.directory}: step {step} is missing or damaged; there are {self.steps()}")
+        return found
+
+    def best_step(self) -> int | None:
+        """The kept step with the best metric; the earliest of equals; None when no step has one."""
+        scores = {s: self._metric(s) for s in self.steps()}
+        sign = 1 if self._best_mode == "max" else -1
+        rated = [(-sign * score, s) for s, score in scores.items() if score is not None]
+        return min(rated)[1] if rated else None
+
+    def _metric(self, step: int) -> float | None:
+        metrics = self._manager.metrics(step)
+        return metrics["metric"] if metrics else None
+
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """The meta data alone, checked against its seal.
+
+        Raises:
+          ValueError: it was altered.
+        """
+        meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
+        if meta.get("seal") != _seal(meta):
+            raise ValueError("the meta data differ from their seal")
+        return meta
+
+    def _try(self, step: int, template: Any) -> tuple[Any, dict[str, Any]] | None:
+        problem, found = "", None
+        try:
+            meta = self.read_meta(step)
+            args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(template)})
+            state = self._manager.restore(step, args=args)[STATE]
+            if np.asarray(checksums(state)).tolist() != meta["checksums"]:
+                problem = "an array differs from its checksum"
+            found = state, meta
+        except Exception as e:  # Orbax raises whatever the damaged layer raised; all of it means "not this step"
+            problem = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:200]
+        if jax.process_count() > 1:  # a step is good only if every process could read it
+            everywhere = multihost_utils.process_allgather(np.array([not problem]))
+            problem = problem or ("" if everywhere.all() else "another process cannot read it")
+        if not problem:
+            return found
+        logging.error("checkpoint %s/%d is not used: %s", self.directory, step, problem)
+        if not self._options.read_only:
+            self._set_aside(step)
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        self._manager.close()
+        if jax.process_index() == 0:
+            target = self.directory / f"{step}.bad"
+            if target.exists():
+                target.rmtree()
+            (self.directory / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager = self._open()
+
+
+def template_of(shapes: Any, shardings: Any) -> Any:
+    """What `restore_latest` wants: shapes and dtypes with target shardings."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+
+
+def checkpoint_dir(workdir: str | Path) -> str:
+    return str(epath.Path(workdir).resolve() / "checkpoints")

@@ -1,0 +1,235 @@
+"""From a config to the objects of a run. The sections of a config are exactly SECTIONS; each is a constructor's keywords."""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mtjax import lookup, sharding
+from mtjax.data.order import Order
+from mtjax.data.pipeline import Data
+from mtjax.lookup import ConfigError
+from mtjax.optim import Optimizer
+from mtjax.step import Program
+from mtjax.types import Evaluator, Task
+
+SECTIONS = ("seed", "data", "model", "task", "optimizer", "evals", "train", "mesh")
+# Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
+FREE_ON_RESUME = (
+    "data.root", "data.generate", "data.cache", "data.workers", "mesh", "train.log_every", "train.save_every",
+    "train.keep", "train.profile", "train.table", "train.wandb", "train.max_skipped", "model.remat",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """The `train` section.
+
+    Attributes:
+      batch: examples a step over all devices. accumulate: micro-batches it is split into.
+      epochs: passes over the training clips; steps: overrides epochs unless 0.
+      log_every: steps between progress lines. eval_every: epochs between evaluations of `watch`; 0.0 only at the end.
+      watch: names of evals to run while training; the first one's loss drives the plateau schedule.
+      select: metric that picks the checkpoint to keep and to test, e.g. "val/top1"; "" tests the last step.
+      select_mode: "max" or "min".
+      save_every: steps between checkpoints; 0 saves at evaluations and at the end only. keep: latest checkpoints kept.
+      max_skipped: steps with a non-finite loss or gradient that may be left out before the run stops.
+      profile: (first, last) step of a profiler trace in WORKDIR/profile; (0, 0) for none.
+      table: where the report puts which result beside the paper's: "table/row/column=metric", e.g.
+        "mt.t1/movt/jester_acc=test/top1"; names as in paper_tables.json.
+      wandb: Weights & Biases project, "" for none.
+    """
+
+    batch: int
+    epochs: float = 1.0
+    steps: int = 0
+    accumulate: int = 1
+    log_every: int = 50
+    eval_every: float = 1.0
+    watch: tuple[str, ...] = ()
+    select: str = ""
+    select_mode: str = "max"
+    save_every: int = 0
+    keep: int = 2
+    max_skipped: int = 10
+    profile: tuple[int, int] = (0, 0)
+    table: tuple[str, ...] = ()
+    wandb: str = ""
+
+    def __post_init__(self):
+        if self.batch < 1 or self.batch % self.accumulate:
+            raise ConfigError(f"config.train.batch={self.batch} must be a multiple of accumulate={self.accumulate}")
+        if self.select_mode not in ("max", "min"):
+            raise ConfigError(f"config.train.select_mode={self.select_mode!r}: must be 'max' or 'min'")
+        if self.select and self.select.split("/")[0] not in self.watch:
+            raise ConfigError(f"config.train.select={self.select!r}: its eval must be in train.watch={self.watch}")
+
+
+class Experiment:
+    """A config, built: data, task, evaluators, and the compiled program. Raises before anything is trained."""
+
+    def __init__(self, config: Mapping[str, Any], *, fake: bool = False):
+        """`fake`: no dataset (dry run); class count comes from the task section."""
+        if unknown := [k for k in config if k not in SECTIONS]:
+            raise ConfigError(f"config.{unknown[0]}: sections are {SECTIONS}{_near(unknown[0], SECTIONS)}")
+        if missing := [k for k in SECTIONS if k not in config]:
+            raise ConfigError(f"config needs the sections {missing}")
+        self.config, self.seed = config, int(config["seed"])
+        self.train: Train = _construct(Train, config["train"], "train")
+        self.data: Data = lookup.build("data", config["data"])
+        if not fake:
+            if self.data.generate and not (Path(self.data.root) / "dataset.json").exists():
+                from mtjax import preprocessing_door
+
+                preprocessing_door.generate(self.data.generate, self.data.root)
+            self.data.element_spec()
+        self.task: Task = lookup.build("tasks", config["task"], None if fake else self.data, where="task")
+        self.optimizer: Optimizer = _construct(Optimizer, config["optimizer"], "optimizer")
+        mesh = dict(config["mesh"])
+        rules = mesh.pop("rules", ())
+        lookup.check_keywords(sharding.make_mesh, mesh, "mesh")
+        self.mesh = sharding.make_mesh(**mesh)
+        self.local = sharding.local_positions(self.train.batch, self.mesh)
+        self.evaluators: dict[str, Evaluator] = {}
+        if not fake:
+            self.evaluators = {
+                name: lookup.build("evaluators", section, self.data, where=f"evals.{name}")
+                for name, section in config["evals"].items()
+            }
+            if wrong := [w for w in self.train.watch if w not in self.evaluators]:
+                raise ConfigError(f"config.train.watch: {wrong} are not in config.evals {list(self.evaluators)}")
+        model = config["model"]
+        lookup.check_keywords(lookup.resolve("models", model["name"]), _unnamed(model), "model", fixed=("rngs",))
+        self.program = Program(
+            model=lambda rngs: lookup.build("models", model, rngs=rngs),
+            task=self.task,
+            prepare=self.data.prepare,
+            optimizer=self.optimizer,
+            mesh=self.mesh,
+            rules=rules,
+            seed=self.seed,
+            total_steps=1 if fake else self.total_steps,
+            accumulate=self.train.accumulate,
+        )
+
+    @functools.cached_property
+    def order(self) -> Order:
+        return Order(len(self.data.training_clips()), self.train.batch, self.seed)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.order.num_clips / self.train.batch
+
+    @property
+    def total_steps(self) -> int:
+        return self.train.steps or max(round(self.train.epochs * self.steps_per_epoch), 1)
+
+    @functools.cached_property
+    def fetch(self):
+        """For `data.cache="device"`: (table of all training clips, cursor of the step) → batch, inside jit."""
+        order = self.order
+
+        def fetch(table_and_cursor):
+            table, cursor = table_and_cursor
+            positions = order.positions(cursor, jnp)
+            return {name: values[positions] for name, values in table.items()}
+
+        return fetch
+
+    def eval_due(self, step: int) -> bool:
+        """Whether `watch` is evaluated after this many steps."""
+        if not self.train.watch:
+            return False
+        every = max(round(self.train.eval_every * self.steps_per_epoch), 1) if self.train.eval_every else 0
+        return step == self.total_steps or bool(every and step % every == 0)
+
+    def save_due(self, step: int) -> bool:
+        return step == self.total_steps or bool(self.train.save_every and step % self.train.save_every == 0)
+
+
+def _construct(cls: type, section: Mapping[str, Any], where: str) -> Any:
+    lookup.check_keywords(cls, section, where)
+    return cls(**section)
+
+
+def _unnamed(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in section.items() if k != "name"}
+
+
+def _near(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config as nested dictionaries; lists become tuples, as the constructors want them."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, ConfigDict | dict):
+            return {k: convert(v) for k, v in value.items()}
+        return tuple(convert(v) for v in value) if isinstance(value, list | tuple) else value
+
+    resolved = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else config
+    return convert(resolved)
+
+
+def from_json(text: str) -> dict[str, Any]:
+    return plain(json.loads(text))
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted path → (before, now) wherever two plain configs differ."""
+    out: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(set(before) | set(now)):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out |= difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out[f"{prefix}{key}"] = (a, b)
+    return out
+
+
+def refused_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The differences that would change what an exact resume computes."""
+    free = tuple(f"{name}." for name in FREE_ON_RESUME)
+    return {k: v for k, v in difference(before, now).items() if k not in FREE_ON_RESUME and not k.startswith(free)}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def parse_flags(argv: list[str]) -> dict[str, Any]:
+    """The plain config of a command line; a wrong key, type or file is one line on stderr and exit status 2."""
+    holder = config_flags.DEFINE_config_file("config", None, "Experiment: FILE or FILE:ARGUMENT.", lock_config=True)
+    flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        rest = flags.FLAGS(argv)
+        list(holder.value)  # a file that could not be loaded raises only when it is touched
+        config = plain(holder.value)
+    except Exception as e:  # ml_collections lets the config file's own exceptions and its KeyErrors through
+        sys.exit(_fail(f"{_innermost(e)}"))
+    if len(rest) > 1:
+        sys.exit(_fail(f"unexpected arguments {rest[1:]}; settings are written --config.a.b=value"))
+    return config
+
+
+def _innermost(e: BaseException) -> str:
+    while isinstance(e, OSError) and e.__context__ is not None:
+        e = e.__context__  # "not available because of an earlier failure": show that failure
+    text = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
+    return f"{type(e).__name__}: {' '.join(text.split())}"
+
+
+def _fail(message: str) -> int:
+    print(f"mtjax: {message}", file=sys.stderr)
+    return 2

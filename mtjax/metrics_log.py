@@ -1,0 +1,111 @@
+"""Where a run's numbers go: metrics.jsonl (the source of truth), TensorBoard, optionally Weights & Biases, the console.
+
+Only process 0 writes; the other processes hold a log that does nothing.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Numbers of one run. Resuming at a step drops what a killed run had logged beyond it."""
+
+    def __init__(self, workdir: Path, *, resume_step: int = 0, wandb_project: str = ""):
+        self._file = self._tensorboard = self._wandb = None
+        if jax.process_index():
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / METRICS
+        kept = [line for line in read_metrics(path) if line["step"] <= resume_step] if resume_step else []
+        temporary = path.with_name(f".{METRICS}.{os.getpid()}")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
+        from tensorboardX import SummaryWriter  # half a second that `import mtjax.metrics_log` need not cost
+
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+        )
+        if wandb_project:
+            self._wandb = _start_wandb(workdir, wandb_project)
+
+    def write(self, step: int, values: Mapping[str, float | int]) -> None:
+        """Non-finite values are written as null: JSON has no NaN."""
+        if self._file is None:
+            return
+        numbers = {k: v if isinstance(v, int) else float(v) for k, v in values.items()}
+        finite = {k: v if abs(v) < float("inf") else None for k, v in numbers.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, value in numbers.items():
+            self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._tensorboard.close()
+            if self._wandb:
+                self._wandb.finish()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl; an unfinished last line, left by a kill, is dropped."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _start_wandb(workdir: Path, project: str):
+    try:
+        import wandb
+    except ImportError:
+        raise SystemExit("config.train.wandb is set but wandb is not installed: pip install 'mtjax[wandb]'") from None
+    identity = workdir / "wandb_id.txt"  # one run a workdir, however often it restarts
+    if not identity.exists():
+        identity.write_text(wandb.util.generate_id())
+    return wandb.init(project=project, id=identity.read_text(), resume="allow", dir=str(workdir), name=workdir.name)
+
+
+class Progress:
+    """One line on the console at each log step: where the run is, how fast, how long still."""
+
+    def __init__(self, total_steps: int, global_batch: int, steps_per_epoch: float):
+        self._total, self._batch, self._epoch = total_steps, global_batch, steps_per_epoch
+        self._step, self._since, self._waited = None, time.monotonic(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Time the loop stood still for data."""
+        self._waited += seconds
+
+    def restart(self, step: int) -> None:
+        """Forgets time that was not training (evaluation, compilation)."""
+        self._step, self._since, self._waited = step, time.monotonic(), 0.0
+
+    def line(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Prints a line; returns examples/s and the share of time spent waiting for data since the last one."""
+        elapsed = max(time.monotonic() - self._since, 1e-9)
+        steps = step - (self._step or 0)
+        speed = steps * self._batch / elapsed
+        left = int((self._total - step) * elapsed / max(steps, 1))
+        wait = min(self._waited / elapsed, 1.0)
+        if jax.process_index() == 0:
+            shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+            clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+            epoch = step / self._epoch
+            print(f"step {step}/{self._total} (epoch {epoch:.1f})  {shown}  "
+                  f"| {speed:,.0f} clips/s  data wait {wait:.0%}  eta {clock}", flush=True)  # fmt: skip
+        self.restart(step)
+        return {"examples_per_s": speed, "data_wait": wait}

@@ -1,0 +1,201 @@
+"""Uses a trained workdir: on raw videos, or over a dataset as a new column.
+
+python -m mtjax.predict WORKDIR VIDEO [VIDEO …] [--out=DIR]
+python -m mtjax.predict WORKDIR --root=DATASET --column=movt.probs [--splits=train,test] [--fields=probs,embedding]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from mtjax import checkpoint, overlay, preprocessing_door, records, sharding
+from mtjax.data import column_writer, columns
+from mtjax.data.tracks import Tracks
+from mtjax.evaluate import load, predict_rows
+from mtjax.experiment import Experiment, config_hash, from_json
+from mtjax.lookup import ConfigError
+from mtjax.step import State
+
+RECORDS_PER_SHARD = 20_000
+
+
+def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment, State, dict[str, Any]]:
+    """(experiment, state, checkpoint meta) for prediction on raw videos: the dataset need not be on this machine."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
+    config = from_json(path.read_text())
+    select = config["train"].get("select")
+    checkpoints = checkpoint.Checkpoints(
+        checkpoint.checkpoint_dir(workdir), best_mode=config["train"].get("select_mode", "max"), read_only=True
+    )
+    best = checkpoints.best_step() if select and step == "selected" else None
+    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
+    if number not in checkpoints.steps():
+        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
+    config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
+    config["train"] = config["train"] | {"batch": jax.device_count(), "accumulate": 1}
+    experiment = Experiment(config, fake=True)
+    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
+    state, meta = checkpoints.restore(number, template)
+    checkpoints.close()
+    return experiment, state, meta
+
+
+def extraction_keywords(experiment: Experiment, meta: dict[str, Any]) -> dict[str, Any]:
+    """How to track a raw video: as the training column was, if it was extracted; else with our default tracker."""
+    data = experiment.data
+    if not isinstance(data, Tracks):
+        raise ConfigError(
+            f"prediction on raw videos needs data.name='tracks.Tracks', this run has {type(data).__name__}"
+        )
+    made = meta["columns"].get(data.column, {})
+    asked = {"backend": "lk", "frames": data.frames, "points": data.points}
+    if made.get("producer", "").startswith("preprocessing.extract"):
+        return asked | made["parameters"]
+    return asked
+
+
+def predict_video(experiment: Experiment, state: State, meta: dict[str, Any], video: Path, top: int) -> dict[str, Any]:
+    """Decodes, tracks and classifies one video.
+
+    Returns:
+      JSON values (`predictions`: label and probability, most probable first), and `frames` uint8 [t h w 3], `tracks`
+      [t n 3] in units of the image, `saliency` [n] in [0, 1] for the overlay.
+    """
+    record, frames = preprocessing_door.track_video(str(video), **extraction_keywords(experiment, meta))
+    data, program, batch = experiment.data, experiment.program, experiment.train.batch
+    tracks = np.asarray(record["tracks"])
+    host = {
+        "tracks": np.repeat(tracks[None], batch, 0),
+        "length": np.full(batch, len(tracks), np.int32),
+        "clip": np.zeros(batch, np.int32),
+        "label": np.full(batch, -1, np.int32),
+        "valid": np.ones(batch, bool),
+        "target": np.zeros((batch, program.task.outputs.get("num_targets", 0)), np.float32),
+    }
+    arrays = sharding.to_global(
+        {k: v[experiment.local] for k, v in host.items()}, experiment.local, batch, experiment.mesh
+    )
+    rows = jax.device_get(program.predict_step(state, arrays))
+    result: dict[str, Any] = {"video": str(video), "fps": float(record["fps"]), "seconds": float(record["times_s"][-1])}
+    if "probs" not in rows:
+        return result | {"prediction": rows["prediction"][0].tolist(), "frames": frames, "tracks": tracks}
+    probs = rows["probs"][0]
+    best = np.argsort(-probs, kind="stable")[:top]
+    prepared = data.prepare(arrays, train=False)
+    module = program.net.merge(state["ema"] or state["params"], state["rest"])
+    saliency = jax.device_get(program.task.saliency(module, prepared, np.full(batch, best[0], np.int32)))[0]
+    names = meta["class_names"]
+    return result | {
+        "predictions": [{"label": names[c], "probability": round(float(probs[c]), 6)} for c in best],
+        "salient_points": int((saliency > 0.5).sum()),
+        "frames": frames,
+        "tracks": tracks,
+        "saliency": saliency,
+    }
+
+
+def write_column(
+    experiment: Experiment, state: State, meta: dict[str, Any], name: str, splits: Sequence[str], fields: Sequence[str]
+) -> columns.Index:
+    """Predicts every clip of some splits (all clips for ()) and writes a column, shard by shard; a killed run goes on."""
+    data = experiment.data
+    wanted = splits or list(data.catalog.splits)
+    clips = np.unique(np.concatenate([data.rows(split) for split in wanted]))
+    row_of = {data.catalog.clips[row].id: row for row in clips}
+    schema = _output_schema(experiment, fields)
+    spec = columns.Spec(
+        name=name,
+        schema=schema,
+        num_shards=max(1, -(-len(clips) // RECORDS_PER_SHARD)),
+        producer="mtjax.predict",
+        parameters={"config": config_hash(experiment.config), "step": meta["step"], "splits": list(wanted)},
+        weights=meta["seal"][:16],
+    )
+    directory = column_writer.create(data.root, spec)
+    for shard, ids in column_writer.pending(directory, spec, list(row_of)).items():
+        rows = predict_rows(experiment, state, np.array(sorted(row_of[i] for i in ids), np.int64))
+        if jax.process_index():
+            continue
+        with column_writer.shard_writer(directory, spec, shard, ids) as writer:
+            for i, row in enumerate(rows["clip"]):
+                writer.write(data.catalog.clips[row].id, {f: rows[f][i].astype(np.float32) for f in schema})
+            for clip_id in set(ids) - set(writer.written):
+                writer.fail(clip_id, "read", "damaged record")
+        logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
+    return column_writer.finish(directory) if not jax.process_index() else None
+
+
+def _output_schema(experiment: Experiment, fields: Sequence[str]) -> dict[str, records.Feature]:
+    """Field → feature of what the task predicts, without running it."""
+    fake = experiment.data.read(np.zeros(experiment.train.batch, np.int64), np.zeros(experiment.train.batch, bool))
+    shapes = jax.eval_shape(experiment.program.predict_step, experiment.program.shapes, fake)
+    if unknown := sorted(set(fields) - set(shapes)):
+        raise ConfigError(f"--fields: {unknown} are not among the task's outputs {sorted(shapes)}")
+    return {name: records.Feature("float32", shapes[name].shape[1:]) for name in fields}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mtjax.predict", description=__doc__.splitlines()[0])
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("videos", nargs="*", type=Path)
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder of JSON and overlays (default: WORKDIR/predictions)"
+    )
+    parser.add_argument("--top", type=int, default=5, help="how many classes to list")
+    parser.add_argument("--no_overlay", action="store_true")
+    parser.add_argument("--root", default="", help="dataset folder (default: the training one)")
+    parser.add_argument("--column", default="", help="write predictions over the dataset as this column")
+    parser.add_argument("--splits", default="", help="comma separated (default: all)")
+    parser.add_argument("--fields", default="probs,embedding", help="outputs to write")
+    parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
+    args = parser.parse_args(argv)
+    if bool(args.videos) == bool(args.column):
+        parser.error("give either VIDEO files or --column=NAME")
+    try:
+        if args.column:
+            loaded = load(args.workdir, step=args.step, overrides={"root": args.root} if args.root else None)
+            splits = [s for s in args.splits.split(",") if s]
+            index = write_column(*loaded, args.column, splits, args.fields.split(","))
+            if index is not None:
+                print(
+                    f"column {args.column!r}: {len(index.ids)} records in {columns.column_dir(loaded[0].data.root, args.column)}"
+                )
+            return 0
+        return _predict_videos(args)
+    except (ValueError, checkpoint.NoGoodCheckpoint, column_writer.Busy) as e:
+        print(f"mtjax: {e}", file=sys.stderr)
+        return 2
+
+
+def _predict_videos(args: argparse.Namespace) -> int:
+    loaded = load_without_data(args.workdir, args.step)
+    out = args.out or args.workdir / "predictions"
+    out.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    for video in args.videos:
+        try:
+            result = predict_video(*loaded, video, args.top)
+        except (OSError, RuntimeError, ValueError) as e:  # one bad video must not lose the others
+            failures += 1
+            print(json.dumps({"video": str(video), "error": f"{type(e).__name__}: {e}"}), flush=True)
+            continue
+        drawing = {k: result.pop(k) for k in ("frames", "tracks", "saliency") if k in result}
+        if not args.no_overlay and "saliency" in drawing:
+            title = f"{result['predictions'][0]['label']} {result['predictions'][0]['probability']:.0%}"
+            result["overlay"] = [str(p) for p in overlay.write(out / video.stem, **drawing, title=title, fps=8.0)]
+        (out / f"{video.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result), flush=True)
+    return 3 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The only place that jits a model: the train state, its initialisation, one training step, one prediction step.
+
+State and parameters are plain dictionaries; a parameter's key is its path, e.g. "backbone/layers/0/up/kernel". Flax NNX
+modules are taken apart once, without arrays, and put together again inside jit: that costs microseconds a step in host
+time where `nnx.jit` costs milliseconds.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mtjax import sharding
+from mtjax.optim import Optimizer
+from mtjax.types import Batch, Params, Scalars, Task
+
+State = dict[str, Any]  # step, params, rest, opt, plateau, ema, skipped: see `Program.init`
+DROPOUT, AUGMENT = 0, 1  # streams folded from the step's key
+
+
+class Net:
+    """An assembled module as pure functions over flat dictionaries of arrays."""
+
+    def __init__(self, make: Callable[[jax.Array], nnx.Module], trainable: nnx.filterlib.Filter):
+        self._make, self._trainable = make, trainable
+        abstract = nnx.eval_shape(make, jax.random.key(0))
+        self._graph, params, rest = nnx.split(abstract, trainable, ...)
+        self._params, self._rest = _flatten(params), _flatten(rest)
+
+    def init(self, key: jax.Array) -> tuple[Params, Params]:
+        """Trainable parameters and everything else (frozen parameters, batch statistics)."""
+        _, params, rest = nnx.split(self._make(key), self._trainable, ...)
+        return _values(_flatten(params)), _values(_flatten(rest))
+
+    def merge(self, params: Params, rest: Params) -> nnx.Module:
+        return nnx.merge(self._graph, _fill(self._params, params), _fill(self._rest, rest), copy=True)
+
+    def rest_of(self, module: nnx.Module) -> Params:
+        return _values(_flatten(nnx.split(module, self._trainable, ...)[2]))
+
+
+def _flatten(state: nnx.State) -> dict[str, tuple[tuple, nnx.Variable]]:
+    return {"/".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
+
+
+def _values(flat: Mapping[str, tuple[tuple, nnx.Variable]]) -> Params:
+    return {name: variable.get_value() for name, (_, variable) in flat.items()}
+
+
+def _fill(template: Mapping[str, tuple[tuple, nnx.Variable]], values: Params) -> nnx.State:
+    return nnx.from_flat_state([(path, variable.replace(values[name])) for name, (path, variable) in template.items()])
+
+
+class Program:
+    """Everything compiled for one run: `init`, `train_step`, `predict_step`."""
+
+    def __init__(
+        self,
+        *,
+        model: Callable[[nnx.Rngs], nnx.Module],
+        task: Task,
+        prepare: Callable[..., Batch],
+        optimizer: Optimizer,
+        mesh: Mesh,
+        rules: sharding.Rules = (),
+        seed: int,
+        total_steps: int,
+        accumulate: int = 1,
+    ):
+        """
+        Args:
+          model: makes the backbone from random keys.
+          prepare: `(batch, train=, key=) -> batch` on the device (`Data.prepare`).
+          accumulate: micro-batches a step; their gradients are averaged.
+        """
+        self.task, self.optimizer, self.mesh, self.accumulate = task, optimizer, mesh, accumulate
+        self._prepare = prepare
+        self._init_key, self._step_key = jax.random.split(jax.random.key(seed))
+
+        def make(key: jax.Array) -> nnx.Module:
+            rngs = nnx.Rngs(params=key)
+            return task.assemble(model(rngs), rngs=rngs)
+
+        self.net = Net(make, task.trainable)
+        self.schedule = optimizer.learning_rate(total_steps)
+        self._tx = optimizer.transform(total_steps)
+        self.shapes = jax.eval_shape(self._init)
+        everything = self.shapes["params"] | self.shapes["rest"]
+        specs = sharding.param_specs(everything, mesh, rules)
+        self.shardings = sharding.state_shardings(self.shapes, specs, mesh)
+        self.batch_sharding = NamedSharding(mesh, sharding.BATCH)
+        replicated = NamedSharding(mesh, P())
+        self.init = jax.jit(self._init, out_shardings=self.shardings)
+        self.train_step = jax.jit(
+            self._train_step, out_shardings=(self.shardings, replicated), donate_argnums=0, static_argnames="fetch"
+        )
+        self.predict_step = jax.jit(self._predict_step, out_shardings=self.batch_sharding)
+        self.update_plateau = jax.jit(
+            lambda plateau, loss: optimizer.update_plateau(plateau, loss), out_shardings=replicated
+        )
+
+    @functools.cached_property
+    def num_params(self) -> int:
+        """Trainable ones."""
+        return sum(leaf.size for leaf in self.shapes["params"].values())
+
+    def _init(self) -> State:
+        """
+        - step: int32, how many steps were taken.
+        - params: trainable; rest: frozen parameters and batch statistics; ema: moving average of params, {} if off.
+        - opt: optax state; plateau: `Optimizer.init_plateau`.
+        - skipped: how many steps had a non-finite loss or gradient and were not applied, and the last such step.
+        """
+        params, rest = self.net.init(self._init_key)
+        return {
+            "step": jnp.int32(0),
+            "params": params,
+            "rest": rest,
+            "opt": self._tx.init(params),
+            "plateau": self.optimizer.init_plateau(),
+            "ema": params if self.optimizer.ema else {},
+            "skipped": {"count": jnp.int32(0), "step": jnp.int32(-1)},
+        }
+
+    def _train_step(self, state: State, batch: Any, *, fetch: Callable[[Any], Batch] | None = None):
+        """One update. `fetch` turns `batch` into a batch inside jit (a cursor into a table on the device).
+
+        A step whose loss or gradient is not finite changes nothing but the counters.
+        """
+        if fetch is not None:
+            batch = jax.lax.with_sharding_constraint(fetch(batch), self.batch_sharding)
+        key = jax.random.fold_in(self._step_key, state["step"])
+        batch = self._prepare(batch, train=True, key=jax.random.fold_in(key, AUGMENT))
+        loss, scalars, rest, grads = self._gradients(state, batch, jax.random.fold_in(key, DROPOUT))
+        norm = optax.global_norm(grads)
+        factor = state["plateau"]["factor"]
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes int steps and floats; our own code is strict in tests
+            updates, opt = self._tx.update(grads, state["opt"], state["params"])
+            lr = factor * self.schedule(state["step"])
+        params = jax.tree.map(lambda p, u: p + factor * u, state["params"], updates)
+        decay = self.optimizer.ema
+        ema = {k: decay * old + (1 - decay) * params[k] for k, old in state["ema"].items()}
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        old = {k: state[k] for k in ("params", "rest", "opt", "ema")}
+        new = {"params": params, "rest": rest, "opt": opt, "ema": ema}
+        skipped = {
+            "count": state["skipped"]["count"] + jnp.where(finite, 0, 1),
+            "step": jnp.where(finite, state["skipped"]["step"], state["step"]),
+        }
+        metrics = scalars | {
+            "loss": loss,
+            "grad_norm": norm,
+            "lr": lr,
+            "skipped": skipped["count"],
+        }
+        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        return kept | {"step": state["step"] + 1, "plateau": state["plateau"], "skipped": skipped}, metrics
+
+    def _gradients(self, state: State, batch: Batch, key: jax.Array):
+        """Mean loss, scalars, new rest and gradients, over `accumulate` micro-batches."""
+
+        def loss_of(params, rest, micro, key):
+            module = self.net.merge(params, rest)
+            loss, scalars = self.task.loss(module, micro, rngs=nnx.Rngs(dropout=key))
+            return loss, (scalars, self.net.rest_of(module))
+
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        if self.accumulate == 1:
+            (loss, (scalars, rest)), grads = gradient(state["params"], state["rest"], batch, key)
+            return loss, scalars, rest, grads
+
+        def one(rest, numbered):
+            number, micro = numbered
+            micro = jax.lax.with_sharding_constraint(micro, self.batch_sharding)
+            (loss, (scalars, rest)), grads = gradient(state["params"], rest, micro, jax.random.fold_in(key, number))
+            return rest, (loss, scalars, grads)
+
+        # Every k-th row, not k blocks: each device keeps its own rows and nothing moves between devices.
+        micros = jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+        rest, (losses, scalars, grads) = jax.lax.scan(one, state["rest"], (jnp.arange(self.accumulate), micros))
+        mean = functools.partial(jax.tree.map, lambda x: x.mean(0))
+        return mean(losses), mean(scalars), rest, mean(grads)
+
+    def _predict_step(self, state: State, batch: Batch) -> Mapping[str, jax.Array]:
+        """What the task predicts for a batch of decoded arrays, with the averaged parameters where there are some."""
+        module = self.net.merge(state["ema"] or state["params"], state["rest"])
+        return dict(self.task.predict(module, self._prepare(batch, train=False, key=None)))
+
+
+def scalars_to_host(metrics: Scalars) -> dict[str, float]:
+    """Waits for the step that made them."""
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -1,0 +1,116 @@
+"""Classification of clips: a linear head on the embedding, cross-entropy against labels (movt.md §2.5)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mtjax import losses
+from mtjax.types import Batch, Scalars
+
+if TYPE_CHECKING:
+    from mtjax.data.pipeline import Data
+
+CLASS_WEIGHTS = ("none", "inverse", "sqrt")
+
+
+class Classifier(nnx.Module):
+    """Backbone and linear head."""
+
+    def __init__(self, backbone: nnx.Module, num_classes: int, *, rngs: nnx.Rngs):
+        self.backbone = backbone
+        self.head = nnx.Linear(backbone.width, num_classes, rngs=rngs)
+
+    def __call__(
+        self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, "b c"], Float[Array, "b d"]]:
+        """Logits and embedding, both float32."""
+        embedding = self.backbone(batch, train=train, rngs=rngs).astype(jnp.float32)
+        return self.head(embedding), embedding
+
+
+class Classify:
+    """`config.task` for classification."""
+
+    trainable: nnx.filterlib.Filter = nnx.Param
+
+    def __init__(
+        self,
+        data: "Data | None" = None,
+        *,
+        num_classes: int = 0,
+        label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
+        class_weights: str = "none",
+        logit_adjustment: float = 0.0,
+    ):
+        """
+        Args:
+          data: where class names and counts come from; None for a dry run without a dataset.
+          num_classes: checked against the dataset; 0 takes the dataset's.
+          label_smoothing, focal_gamma: see `losses.cross_entropy`.
+          class_weights: "inverse" or "sqrt" of the training frequency, with mean 1 over examples; "none".
+          logit_adjustment: tau added as tau * log prior while training (Menon et al. 2021); 0.0 disables.
+        """
+        if class_weights not in CLASS_WEIGHTS:
+            raise ValueError(f"config.task.class_weights={class_weights!r}: must be one of {CLASS_WEIGHTS}")
+        found = len(data.class_names) if data else num_classes
+        if not found:
+            raise ValueError(
+                "config.task: the dataset has no classes; set task.name='regress.Regress' or task.num_classes"
+            )
+        if num_classes and num_classes != found:
+            raise ValueError(f"config.task.num_classes={num_classes}, but {data.root} has {found} classes")
+        self.num_classes = found
+        self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
+        self.class_weight = np.ones(found, np.float32)
+        self.log_prior = np.zeros(found, np.float32)
+        if data and (class_weights != "none" or logit_adjustment):
+            counts = np.bincount(data.labels[data.rows("train")], minlength=found)[:found].astype(np.float64)
+            prior = np.maximum(counts, 0.5) / counts.sum()
+            if class_weights != "none":
+                weight = prior ** (-1.0 if class_weights == "inverse" else -0.5)
+                self.class_weight = (weight / (weight * prior).sum()).astype(np.float32)
+            self.log_prior = (logit_adjustment * np.log(prior)).astype(np.float32)
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Keywords that rebuild this task without a dataset."""
+        return {"num_classes": self.num_classes}
+
+    def assemble(self, model: nnx.Module, *, rngs: nnx.Rngs) -> Classifier:
+        return Classifier(model, self.num_classes, rngs=rngs)
+
+    def loss(self, model: Classifier, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
+        """Mean cross-entropy over labelled valid examples, and top-1 in % of the training batch."""
+        logits, _ = model(batch, train=True, rngs=rngs)
+        labels = batch["label"]
+        weight = (batch["valid"] & (labels >= 0)).astype(jnp.float32)
+        adjusted = logits + jnp.asarray(self.log_prior)
+        per_example = losses.cross_entropy(
+            adjusted, labels, smoothing=self.label_smoothing, focal_gamma=self.focal_gamma
+        ) * jnp.take(jnp.asarray(self.class_weight), jnp.maximum(labels, 0))
+        right = (logits.argmax(-1) == labels).astype(jnp.float32)
+        return losses.weighted_mean(per_example, weight), {"top1": 100.0 * losses.weighted_mean(right, weight)}
+
+    def predict(self, model: Classifier, batch: Batch) -> Mapping[str, Array]:
+        """`logits` and `probs` [b c], `embedding` [b d], and the `loss` [b] of each labelled example."""
+        logits, embedding = model(batch, train=False)
+        loss = losses.cross_entropy(logits, batch["label"])
+        return {"logits": logits, "probs": jax.nn.softmax(logits), "embedding": embedding, "loss": loss}
+
+    def saliency(self, model: Classifier, batch: Batch, label: Int[Array, " b"]) -> Float[Array, "b n"]:
+        """How much each track matters: norm of the gradient of a class logit with respect to the track, divided by the
+        largest of the clip (Sec. 6 of the paper; movt.md §7). 0 for padded points."""
+
+        def logit(tracks):
+            logits, _ = model(dict(batch) | {"tracks": tracks}, train=False)
+            return jnp.take_along_axis(logits, label[:, None], axis=1).sum()
+
+        norm = jnp.sqrt(jnp.square(jax.grad(logit)(batch["tracks"])).sum((1, 3)))
+        norm = jnp.where(batch["point_valid"], norm, 0.0)
+        return norm / jnp.maximum(norm.max(1, keepdims=True), 1e-12)

@@ -1,0 +1,198 @@
+"""Trains, resumes, evaluates.
+
+    python -m mtjax.train --config=configs/movt_mannequin.py --workdir=runs/movt [--config.optimizer.lr=3e-4]
+
+Running the same command again resumes. Exit status: 0 done, 2 wrong config or data, 143 stopped by a signal after saving.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags, logging
+
+from mtjax import distributed, sharding
+from mtjax.checkpoint import NoGoodCheckpoint
+from mtjax.data.catalog import write_atomically
+from mtjax.data.pipeline import training_batches
+from mtjax.dry_run import dry_run
+from mtjax.evaluate import Interrupted, run_eval, save_rows
+from mtjax.experiment import Experiment, parse_flags
+from mtjax.lookup import ConfigError
+from mtjax.metrics_log import MetricsLog, Progress
+from mtjax.resume import Run, refuse_overlap
+from mtjax.step import State, scalars_to_host
+
+flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and reports of this run lie.")
+flags.DEFINE_bool("dry_run", False, "Compile on fake data, print sizes and costs, and stop.")
+flags.DEFINE_bool("distributed", False, "Join the other processes of this run (TPU pods, Slurm, launch/*).")
+flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs.")
+flags.DEFINE_bool("allow_data_change", False, "Resume although the dataset differs.")
+flags.DEFINE_bool("allow_overlap", False, "Score evaluation clips although they are trained on.")
+
+
+class Preempted(Exception):
+    """The state is saved; the process shall leave with status 143."""
+
+
+def feed(exp: Experiment, start: int) -> Iterator[tuple[Any, Any]]:
+    """What `train_step` takes for each step from `start` on: (batch, fetch)."""
+    if exp.data.cache == "device":
+        clips = exp.data.read(exp.data.training_clips())
+        table = sharding.replicate(clips, exp.mesh)
+        for step in range(start, exp.total_steps):
+            yield (table, exp.order.cursor(step)), exp.fetch
+    else:
+        for batch in training_batches(exp.data, exp.order, exp.local, start, exp.total_steps):
+            yield sharding.to_global(batch, exp.local, exp.train.batch, exp.mesh), None
+
+
+def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict[str, float]:
+    """The loop: evaluate what is due, save, stop or take the next step. Returns the final scores.
+
+    Raises:
+      Preempted: after a signal, with everything saved.
+      FloatingPointError: too many steps with a non-finite loss or gradient.
+    """
+    state, step, evaluated = run.start()
+    log = MetricsLog(run.workdir, resume_step=step, wandb_project=exp.train.wandb)
+    progress = Progress(exp.total_steps, exp.train.batch, exp.steps_per_epoch)
+    batches = feed(exp, step)
+    skipped = int(state["skipped"]["count"])
+    while True:
+        if exp.eval_due(step) and not evaluated:
+            try:
+                state, metric = watch(exp, run, log, state, step, preemption)
+            except Interrupted:  # saved as not yet evaluated: the resumed run evaluates first
+                leave(run, state, step, evaluated=False)
+            evaluated = True
+            best = run.best() if metric is not None else None
+            sign = 1 if exp.train.select_mode == "max" else -1
+            improved = metric is not None and (best is None or sign * metric > sign * best[1])
+            if improved or exp.save_due(step):
+                run.save(step, state, evaluated=True, metric=metric)
+            progress.restart(step)
+        elif step and exp.save_due(step):
+            run.save(step, state, evaluated=evaluated)
+        if preemption.requested(step):
+            leave(run, state, step, evaluated)
+        if step == exp.total_steps:
+            break
+        trace(exp, run, step)
+        waiting = time.monotonic()
+        batch, fetch = next(batches)
+        progress.waited(time.monotonic() - waiting)
+        state, metrics = exp.program.train_step(state, batch, fetch=fetch)
+        step, evaluated = step + 1, not exp.eval_due(step + 1)
+        if step % exp.train.log_every == 0 or step == exp.total_steps:
+            numbers = scalars_to_host(metrics)
+            if numbers["skipped"] > skipped:
+                skipped = int(numbers["skipped"])
+                report_skipped(exp, run, int(state["skipped"]["step"]), numbers)
+            speed = progress.line(step, {k: numbers[k] for k in ("loss", "top1", "lr") if k in numbers})
+            log.write(
+                step, {f"train/{k}": v for k, v in (numbers | speed).items()} | {"batch_crc": run.batch_crc(step - 1)}
+            )
+    scores = final_scores(exp, run, log, state, preemption)
+    log.close()
+    return scores
+
+
+def watch(exp, run, log, state: State, step: int, preemption) -> tuple[State, float | None]:
+    """Runs the watched evals; moves the plateau schedule. Returns the state and the selection metric."""
+    scores: dict[str, float] = {}
+    for name in exp.train.watch:
+        scores |= run_eval(exp, state, name, preemption.signalled)[0]
+    log.write(step, scores)
+    if exp.optimizer.schedule == "plateau":
+        loss = jnp.float32(scores[f"{exp.train.watch[0]}/loss"])
+        state = state | {"plateau": exp.program.update_plateau(state["plateau"], loss)}
+    if jax.process_index() == 0:
+        print(f"step {step}  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
+    if exp.train.select and exp.train.select not in scores:
+        raise KeyError(f"config.train.select={exp.train.select!r} is not among {sorted(scores)}")
+    return state, scores.get(exp.train.select)
+
+
+def final_scores(exp, run, log, state: State, preemption) -> dict[str, float]:
+    """All evals on the selected checkpoint; kept as results.json and rows/*.npz for the report."""
+    run.checkpoints.wait()
+    chosen = run.best() if exp.train.select else None
+    if chosen:
+        state = run.checkpoints.restore(chosen[0], run.template)[0]
+    selected = chosen[0] if chosen else exp.total_steps
+    scores: dict[str, float] = {}
+    for name in exp.evaluators:
+        try:
+            numbers, rows = run_eval(exp, state, name, preemption.signalled)
+        except Interrupted:
+            raise Preempted from None  # the last step is saved; the resumed run comes straight back here
+        scores |= numbers
+        save_rows(run.workdir, name, rows)
+    log.write(exp.total_steps, {k: v for k, v in scores.items() if k.split("/")[0] not in exp.train.watch})
+    if jax.process_index() == 0:
+        results = {"step": selected, **run.facts(), "scores": scores}
+        write_atomically(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")
+        print(f"checkpoint {selected}  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
+    return scores
+
+
+def leave(run: Run, state: State, step: int, evaluated: bool) -> None:
+    run.save(step, state, evaluated=evaluated, wait=True)
+    raise Preempted
+
+
+def report_skipped(exp: Experiment, run: Run, step: int, numbers: dict[str, float]) -> None:
+    """Names the clips of the last step that was left out; stops the run when there were too many."""
+    path = run.dump_skipped(step, numbers)
+    message = f"{numbers['skipped']:.0f} step(s) with a non-finite loss or gradient were not applied; the last, step {step}: {path}"
+    if numbers["skipped"] > exp.train.max_skipped:
+        raise FloatingPointError(f"{message} (config.train.max_skipped={exp.train.max_skipped})")
+    logging.warning("%s", message)
+
+
+def trace(exp: Experiment, run: Run, step: int) -> None:
+    first, last = exp.train.profile
+    if last and step == first:
+        jax.profiler.start_trace(str(run.workdir / "profile"))
+    elif last and step == last:
+        jax.profiler.stop_trace()
+
+
+def main(argv: list[str]) -> int:
+    config = parse_flags(argv)
+    if flags.FLAGS.distributed:
+        distributed.initialize()
+    try:
+        if flags.FLAGS.dry_run:
+            return dry_run(config)
+        exp = Experiment(config)
+        refuse_overlap(exp, flags.FLAGS.allow_overlap)
+        run = Run(
+            exp,
+            Path(flags.FLAGS.workdir),
+            config_may_change=flags.FLAGS.allow_config_change,
+            data_may_change=flags.FLAGS.allow_data_change,
+        )
+    except (ValueError, NoGoodCheckpoint) as e:  # ConfigError, CatalogError, ColumnError, RecordError are ValueErrors
+        print(f"mtjax: {e}", file=sys.stderr)
+        return 2
+    try:
+        train(exp, run, distributed.Preemption())
+    except Preempted:
+        return distributed.EXIT_PREEMPTED
+    except (ConfigError, NoGoodCheckpoint) as e:
+        print(f"mtjax: {e}", file=sys.stderr)
+        return 2
+    finally:
+        run.checkpoints.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
