@@ -87,13 +87,14 @@ class Checkpoints:
         )
         latest = checkpoint_managers.LatestN(keep)
         self._best_mode = best_mode
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
-            best_fn=lambda metrics: metrics["metric"],
-            best_mode=best_mode,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-        )
+        with _without_warnings():  # that a read-only manager will not write
+            self._options = ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+                best_fn=lambda metrics: metrics["metric"],
+                best_mode=best_mode,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            )
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:

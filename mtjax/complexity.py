@@ -5,13 +5,12 @@ affine norms (4 an element), but neither attention's functional projections nor 
 """
 
 import itertools
-
-import jax
+from typing import Any
 
 from mtjax.step import Program
 
 
-def forward_gmacs(program: Program, arrays: dict[str, jax.ShapeDtypeStruct | jax.Array], batch: int) -> float:
+def forward_gmacs(program: Program, arrays: dict[str, Any], batch: int) -> float:
     """Multiply-accumulates of one clip's forward pass in units of 1e9: half of XLA's FLOPs, before optimisation."""
     cost = program.predict_step.lower(program.shapes, arrays).cost_analysis() or {}
     return float(cost.get("flops", float("nan"))) / 2e9 / batch

@@ -7,14 +7,15 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mtjax import lookup, sharding
+from mtjax.data.columns import list_columns
 from mtjax.data.order import Order
 from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
@@ -87,7 +88,8 @@ class Experiment:
         self.train: Train = _construct(Train, config["train"], "train")
         self.data: Data = lookup.build("data", config["data"])
         if not fake:
-            if self.data.generate and not (Path(self.data.root) / "dataset.json").exists():
+            # Not just dataset.json: a generation that was killed, or is still going on next door, has that already.
+            if self.data.generate and not set(self.data.column_names) <= set(list_columns(self.data.root)):
                 from mtjax import preprocessing_door
 
                 preprocessing_door.generate(self.data.generate, self.data.root)
@@ -144,6 +146,16 @@ class Experiment:
             return {name: values[positions] for name, values in table.items()}
 
         return fetch
+
+    def announce(self) -> None:
+        """One line a process: who it is, what it holds, what the run is."""
+        mesh = "×".join(f"{k} {v}" for k, v in self.mesh.shape.items())
+        print(
+            f"process {jax.process_index()}/{jax.process_count()}  mesh {mesh} on {jax.device_count()} "
+            f"{jax.devices()[0].device_kind}  batch {self.train.batch}, {len(self.local)} here  "
+            f"{self.program.num_params:,} parameters  {self.order.num_clips} clips  {self.total_steps} steps",
+            flush=True,
+        )
 
     def eval_due(self, step: int) -> bool:
         """Whether `watch` is evaluated after this many steps."""

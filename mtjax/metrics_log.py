@@ -5,6 +5,7 @@ Only process 0 writes; the other processes hold a log that does nothing.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,9 +30,7 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, path)
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
-        from tensorboardX import SummaryWriter  # half a second that `import mtjax.metrics_log` need not cost
-
-        self._tensorboard = SummaryWriter(
+        self._tensorboard = _summary_writer_class()(
             str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
         )
         if wandb_project:
@@ -55,6 +54,19 @@ class MetricsLog:
             self._tensorboard.close()
             if self._wandb:
                 self._wandb.finish()
+
+
+def _summary_writer_class():
+    """tensorboardX's, without the torch that it imports (seconds) wherever torch is installed, to know its tensors."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ class Optimizer:
 
     Attributes:
       name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient, as PyTorch does).
+      b1, b2, eps: Adam's. momentum: SGD's; 0.0 for none.
       lr: peak learning rate. warmup: steps of linear warm-up from 0.
       weight_decay: 0.0 disables. decayed: "all" parameters (PyTorch's default) or "matrices" only.
       clip_norm: of the global gradient; 0.0 disables.

@@ -56,21 +56,28 @@ def extraction_keywords(experiment: Experiment, meta: dict[str, Any]) -> dict[st
         raise ConfigError(
             f"prediction on raw videos needs data.name='tracks.Tracks', this run has {type(data).__name__}"
         )
-    made = meta["columns"].get(data.column, {})
     asked = {"backend": "lk", "frames": data.frames, "points": data.points}
-    if made.get("producer", "").startswith("preprocessing.extract"):
-        return asked | made["parameters"]
-    return asked
+    made = meta["columns"].get(data.column, {})
+    if not made.get("producer", "").startswith("preprocessing.extract"):
+        return asked
+    made = made["parameters"]
+    kept = {k: made[k] for k in ("backend", "short_side", "substeps") if k in made}
+    if made.get("sampling") != "mask":  # a raw video has no mask
+        kept |= {"sampling": made["sampling"], "box": tuple(made["box"])}
+    return asked | kept
 
 
-def predict_video(experiment: Experiment, state: State, meta: dict[str, Any], video: Path, top: int) -> dict[str, Any]:
-    """Decodes, tracks and classifies one video.
+def predict_video(
+    experiment: Experiment, state: State, meta: dict[str, Any], video: Path, *, top: int = 5, **tracking: Any
+) -> dict[str, Any]:
+    """Decodes, tracks and classifies one video; `tracking` goes to `preprocessing.tracks.track_video`.
 
     Returns:
       JSON values (`predictions`: label and probability, most probable first), and `frames` uint8 [t h w 3], `tracks`
       [t n 3] in units of the image, `saliency` [n] in [0, 1] for the overlay.
     """
-    record, frames = preprocessing_door.track_video(str(video), **extraction_keywords(experiment, meta))
+    keywords = extraction_keywords(experiment, meta) | tracking
+    record, frames = preprocessing_door.track_video(str(video), **keywords)
     data, program, batch = experiment.data, experiment.program, experiment.train.batch
     tracks = np.asarray(record["tracks"])
     host = {
@@ -152,6 +159,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--top", type=int, default=5, help="how many classes to list")
     parser.add_argument("--no_overlay", action="store_true")
+    parser.add_argument("--backend", default="", help="tracker (default: the training column's, else lk)")
+    parser.add_argument("--checkpoint", default="", help="of a tracker that needs one")
     parser.add_argument("--root", default="", help="dataset folder (default: the training one)")
     parser.add_argument("--column", default="", help="write predictions over the dataset as this column")
     parser.add_argument("--splits", default="", help="comma separated (default: all)")
@@ -181,9 +190,12 @@ def _predict_videos(args: argparse.Namespace) -> int:
     out = args.out or args.workdir / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     failures = 0
+    tracking = {"backend": args.backend} if args.backend else {}
+    if args.checkpoint:
+        tracking["tracker_options"] = {"checkpoint": args.checkpoint}
     for video in args.videos:
         try:
-            result = predict_video(*loaded, video, args.top)
+            result = predict_video(*loaded, video, top=args.top, **tracking)
         except (OSError, RuntimeError, ValueError) as e:  # one bad video must not lose the others
             failures += 1
             print(json.dumps({"video": str(video), "error": f"{type(e).__name__}: {e}"}), flush=True)

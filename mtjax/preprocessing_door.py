@@ -19,5 +19,5 @@ def generate(arguments: Mapping[str, Any], root: str) -> None:
 
 
 def track_video(path: str, **keywords: Any) -> tuple[dict[str, Any], Any]:
-    """`preprocessing.extract.track_video`: the record that extraction would write, and the decoded frames."""
-    return _room("extract", "video").track_video(path, **keywords)
+    """`preprocessing.tracks.track_video`: the record that extraction would write, and the decoded frames."""
+    return _room("tracks", "video").track_video(path, **keywords)

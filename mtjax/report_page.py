@@ -10,7 +10,7 @@ import jinja2
 import matplotlib
 import numpy as np
 
-from mtjax import report
+from mtjax import results
 from mtjax.evaluate import ROWS
 from mtjax.evaluators import top1
 
@@ -43,12 +43,12 @@ th { border-bottom: 2px solid #444; } td:first-child, th:first-child { text-alig
 """
 
 
-def write_page(out: Path, groups: list[report.Group], table: str, tables: dict[str, Any]) -> None:
+def write_page(out: Path, groups: list[results.Group], table: str, tables: dict[str, Any]) -> None:
     """Writes one self-contained HTML file."""
-    header, rows = report.own_table(groups)
+    header, rows = results.own_table(groups)
     beside = [
-        [row["label"], c["column"], report.paper_of(c), report.text_of(c["ours"]), report.difference_of(c)]
-        for row in (report.join(table, groups, tables) if table else [])
+        [row["label"], c["column"], results.paper_of(c), results.text_of(c["ours"]), results.difference_of(c)]
+        for row in (results.join(table, groups, tables) if table else [])
         for c in row["cells"]
     ]
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
@@ -57,14 +57,14 @@ def write_page(out: Path, groups: list[report.Group], table: str, tables: dict[s
         rows=rows,
         beside=beside,
         title=tables[table]["title"] if table else "",
-        notes=report.notes(table, tables) if table else [],
+        notes=results.notes(table, tables) if table else [],
         runs=[_run(group.runs[0]) for group in groups],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
 
 
-def _run(result: report.Result) -> dict[str, Any]:
+def _run(result: results.Result) -> dict[str, Any]:
     """Plots and per-class tables of one run (the first seed of a group)."""
     facts = ", ".join(f"{k} {v}" for k, v in result.results.items() if k not in ("scores", "fingerprint", "table"))
     plots, classes = [("learning curves", learning_curves(result.metrics))], {}

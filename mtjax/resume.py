@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -77,11 +78,16 @@ class Run:
             )
         if jax.process_index() == 0:
             print(f"resuming {self.workdir} at step {meta['step']} of {self.exp.total_steps}", flush=True)
-        return state, meta["step"], meta["evaluated"]
+        step = meta["step"]
+        if meta["global_batch"] != self.exp.train.batch:  # go on at the same number of examples seen
+            step = round(step * meta["global_batch"] / self.exp.train.batch)
+            state = state | {"step": jax.device_put(jnp.int32(step), self.exp.program.shardings["step"])}
+        return state, step, meta["evaluated"]
 
     def save(
         self, step: int, state: State, *, evaluated: bool, metric: float | None = None, wait: bool = False
     ) -> None:
+        """Starts a checkpoint with all that a resumed run has to know; see `Checkpoints.save`."""
         columns = {
             c.spec.name: {"producer": c.spec.producer, "parameters": c.spec.parameters} for c in self.exp.data.columns
         }

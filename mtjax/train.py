@@ -2,7 +2,8 @@
 
     python -m mtjax.train --config=configs/movt_mannequin.py --workdir=runs/movt [--config.optimizer.lr=3e-4]
 
-Running the same command again resumes. Exit status: 0 done, 2 wrong config or data, 143 stopped by a signal after saving.
+Running the same command again resumes. Exit status: 0 done, 1 too many non-finite steps, 2 wrong config or data,
+143 stopped by a signal after saving.
 """
 
 import json
@@ -171,7 +172,10 @@ def main(argv: list[str]) -> int:
     try:
         if flags.FLAGS.dry_run:
             return dry_run(config)
+        if "://" in flags.FLAGS.workdir:
+            raise ConfigError(f"--workdir={flags.FLAGS.workdir}: needs a folder; mount the bucket or copy afterwards")
         exp = Experiment(config)
+        exp.announce()
         refuse_overlap(exp, flags.FLAGS.allow_overlap)
         run = Run(
             exp,
@@ -186,9 +190,9 @@ def main(argv: list[str]) -> int:
         train(exp, run, distributed.Preemption())
     except Preempted:
         return distributed.EXIT_PREEMPTED
-    except (ConfigError, NoGoodCheckpoint) as e:
+    except (ConfigError, NoGoodCheckpoint, FloatingPointError) as e:
         print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(e, FloatingPointError) else 2
     finally:
         run.checkpoints.close()
     return 0

@@ -16,7 +16,7 @@ FORMATS = (
 DECLARING = ("mov", "matroska", "flv", "avi")  # formats whose header states the duration; elsewhere it is an estimate
 
 
-class VideoError(Exception):
+class VideoError(ValueError):
     """A video that cannot be used.
 
     Attributes:

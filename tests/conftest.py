@@ -1,11 +1,23 @@
 """Strict by default: 8 fake devices, no silent dtype promotion, every shape annotation of mtjax enforced."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling dominates these tests and their arrays are tiny: compile fast, and once for all processes of a session.
+FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+CACHE = tempfile.mkdtemp(prefix="mtjax-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": FAST_COMPILE,
+    "JAX_COMPILATION_CACHE_DIR": CACHE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+}
 
 import jax
 
@@ -129,11 +141,8 @@ def write_config(path: Path, config: dict) -> Path:
 
 def run_cli(*arguments: str, devices: int = 1, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
     """`python ARGUMENTS` from the repository's root, on `devices` fake devices."""
-    env = (
-        os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        | environment
-    )
+    flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"XLA_FLAGS": flags} | environment
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=REPO, env=env, capture_output=True, text=True, timeout=timeout
     )

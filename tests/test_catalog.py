@@ -203,10 +203,15 @@ def test_a_dataset_file_of_another_shape_is_refused_by_name(tmp_path, text):
         Catalog.load(tmp_path / "set")
 
 
-
-
 @pytest.mark.parametrize(
-    "field", ['"targets": ["x"]', '"fps": "fast"', pytest.param('"splits": "train"', )]
+    "field",
+    [
+        '"targets": ["x"]',
+        '"fps": "fast"',
+        pytest.param(
+            '"splits": "train"',
+        ),
+    ],
 )
 def test_a_clip_value_of_a_wrong_type_is_refused_by_line(tmp_path, field):
     catalog_of(tmp_path).save()

@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 from mtjax import sharding
 from mtjax.checkpoint import Checkpoints, NoGoodCheckpoint, checksums, pack_ids, unpack_ids
 
-
 REPLICATED = P()
 
 

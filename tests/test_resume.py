@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import REPO, make_tracks_dataset, run_cli, tiny_config, write_config
+from conftest import FAST_COMPILE, REPO, make_tracks_dataset, run_cli, tiny_config, write_config
 
 from mtjax import checkpoint
 from mtjax.experiment import Experiment, from_json
@@ -40,10 +40,7 @@ def setting(tmp_path_factory):
                "save_every": 9},
     )  # fmt: skip
     file = write_config(folder / "config.py", config)
-    environment = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = {"XLA_FLAGS": FAST_COMPILE}
     done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={folder / 'whole'}", **environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return file, folder / "whole", environment
@@ -61,7 +58,7 @@ def final_state(workdir: Path) -> dict:
 
 def start(file, workdir, environment, *flags) -> subprocess.Popen:
     command = [sys.executable, "-m", "mtjax.train", f"--config={file}", f"--workdir={workdir}", *flags]
-    env = os.environ | environment | {"JAX_PLATFORMS": "cpu"}
+    env = os.environ | environment
     return subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -130,7 +127,7 @@ def test_a_damaged_latest_checkpoint_costs_only_time(setting, tmp_path):
 
 def test_another_mesh_continues_with_the_same_batches(setting, tmp_path):
     """Saved on (4, 2), continued on (8, 1) and then on one device: the same data, and losses equal up to rounding."""
-    _, whole, environment = setting
+    _, whole, _ = setting
     workdir = tmp_path / "run"
     meshes = [
         (8, ["--config.mesh.data=4", "--config.mesh.fsdp=2"]),
@@ -142,7 +139,7 @@ def test_another_mesh_continues_with_the_same_batches(setting, tmp_path):
     )
     for i, (devices, flags) in enumerate(meshes):
         process = start(
-            config, workdir, environment | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}, *flags
+            config, workdir, {"XLA_FLAGS": f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"}, *flags
         )
         if i < 2:
             assert wait_for_progress(process, 6)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPO, make_tracks_dataset, run_cli, tiny_config, write_config
+from conftest import make_tracks_dataset, run_cli, tiny_config, write_config
 
 from mtjax import experiment, lookup, optim
 from mtjax.experiment import Experiment, difference, refused_on_resume
@@ -222,5 +222,3 @@ def test_regression_runs_end_to_end(dataset, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     scores = json.loads((Path(tmp_path) / "run" / "results.json").read_text())["scores"]
     assert {"test/r_label", "test/r_number", "test/loss", "test/n"} == set(scores)
-
-

@@ -47,6 +47,7 @@ class Spec:
 
     @classmethod
     def load(cls, directory: Path) -> "Spec":
+        """Raises ColumnError when `column.json` is absent, unreadable, of another version or of another column."""
         directory = Path(directory)
         path = directory / "column.json"
         try:
