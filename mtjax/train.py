@@ -6,7 +6,6 @@ Running the same command again resumes. Exit status: 0 done, 1 too many non-fini
 143 stopped by a signal after saving.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags, logging
 
-from mtjax import distributed, sharding
+from mtjax import distributed, scoring, sharding
 from mtjax.checkpoint import NoGoodCheckpoint
-from mtjax.data.catalog import write_atomically
 from mtjax.data.pipeline import training_batches
 from mtjax.dry_run import dry_run
-from mtjax.evaluate import Interrupted, run_eval, save_rows
+from mtjax.evaluate import Interrupted
 from mtjax.experiment import Experiment, parse_flags
 from mtjax.lookup import ConfigError
 from mtjax.metrics_log import MetricsLog, Progress
@@ -68,7 +65,7 @@ def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict
     while True:
         if exp.eval_due(step) and not evaluated:
             try:
-                state, metric = watch(exp, run, log, state, step, preemption)
+                state, metric = scoring.watch(exp, log, state, step, preemption)
             except Interrupted:  # saved as not yet evaluated: the resumed run evaluates first
                 leave(run, state, step, evaluated=False)
             evaluated = True
@@ -99,47 +96,11 @@ def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict
             log.write(
                 step, {f"train/{k}": v for k, v in (numbers | speed).items()} | {"batch_crc": run.batch_crc(step - 1)}
             )
-    scores = final_scores(exp, run, log, state, preemption)
+    try:
+        scores = scoring.final(exp, run, log, state, preemption)
+    except Interrupted:
+        raise Preempted from None  # the last step is saved; the resumed run comes straight back here
     log.close()
-    return scores
-
-
-def watch(exp, run, log, state: State, step: int, preemption) -> tuple[State, float | None]:
-    """Runs the watched evals; moves the plateau schedule. Returns the state and the selection metric."""
-    scores: dict[str, float] = {}
-    for name in exp.train.watch:
-        scores |= run_eval(exp, state, name, preemption.signalled)[0]
-    log.write(step, scores)
-    if exp.optimizer.schedule == "plateau":
-        loss = jnp.float32(scores[f"{exp.train.watch[0]}/loss"])
-        state = state | {"plateau": exp.program.update_plateau(state["plateau"], loss)}
-    if jax.process_index() == 0:
-        print(f"step {step}  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
-    if exp.train.select and exp.train.select not in scores:
-        raise KeyError(f"config.train.select={exp.train.select!r} is not among {sorted(scores)}")
-    return state, scores.get(exp.train.select)
-
-
-def final_scores(exp, run, log, state: State, preemption) -> dict[str, float]:
-    """All evals on the selected checkpoint; kept as results.json and rows/*.npz for the report."""
-    run.checkpoints.wait()
-    chosen = run.best() if exp.train.select else None
-    if chosen:
-        state = run.checkpoints.restore(chosen[0], run.template)[0]
-    selected = chosen[0] if chosen else exp.total_steps
-    scores: dict[str, float] = {}
-    for name in exp.evaluators:
-        try:
-            numbers, rows = run_eval(exp, state, name, preemption.signalled)
-        except Interrupted:
-            raise Preempted from None  # the last step is saved; the resumed run comes straight back here
-        scores |= numbers
-        save_rows(run.workdir, name, rows)
-    log.write(exp.total_steps, {k: v for k, v in scores.items() if k.split("/")[0] not in exp.train.watch})
-    if jax.process_index() == 0:
-        results = {"step": selected, **run.facts(), "scores": scores}
-        write_atomically(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")
-        print(f"checkpoint {selected}  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
     return scores
 
 
