@@ -221,8 +221,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def parse_flags(argv: list[str]) -> dict[str, Any]:
-    """The plain config of a command line; a wrong key, type or file is one line on stderr and exit status 2."""
-    holder = config_flags.DEFINE_config_file("config", None, "Experiment: FILE or FILE:ARGUMENT.", lock_config=True)
+    """The plain config of a command line; a wrong type or file is one line on stderr and exit status 2.
+
+    A key that the file leaves out may be set as well; `Experiment` knows whether the constructor takes it.
+    """
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "Experiment: FILE or FILE:ARGUMENT.", lock_config=False, accept_new_attributes=True
+    )
     flags.mark_flags_as_required(["config", "workdir"])
     try:
         rest = flags.FLAGS(argv)

@@ -54,7 +54,7 @@ def build(room: str, section: Mapping[str, Any], *args: Any, where: str = "", **
 
 
 def check_keywords(function: Any, keywords: Mapping[str, Any], where: str, *, skip: int = 0, fixed: Any = ()) -> None:
-    """Raises ConfigError when `keywords` do not fit the function's signature."""
+    """Raises ConfigError when `keywords` do not fit the function's signature: names, and types where they are plain."""
     # Of __init__, not of the class: Flax's metaclass takes anything.
     signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
     parameters = [p for p in signature.parameters.values() if p.name != "self"][skip:]
@@ -65,6 +65,13 @@ def check_keywords(function: Any, keywords: Mapping[str, Any], where: str, *, sk
     for key in keywords:
         if key not in known:
             raise ConfigError(f"config.{where}.{key}: {function.__name__} takes no {key!r}{_did_you_mean(key, known)}")
+    for p in parameters:
+        value = keywords.get(p.name)
+        if value is None or p.annotation not in (bool, int, float, str):
+            continue
+        fits = (int, float) if p.annotation is float else p.annotation
+        if not isinstance(value, fits) or (isinstance(value, bool) and p.annotation is not bool):
+            raise ConfigError(f"config.{where}.{p.name}={value!r}: {function.__name__} wants {p.annotation.__name__}")
     required = [p.name for p in parameters if p.default is p.empty and p.name not in keywords]
     if required:
         raise ConfigError(f"config.{where}: {function.__name__} needs {required}")

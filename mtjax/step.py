@@ -100,7 +100,7 @@ class Program:
         self.train_step = jax.jit(
             self._train_step, out_shardings=(self.shardings, replicated), donate_argnums=0, static_argnames="fetch"
         )
-        self.predict_step = jax.jit(self._predict_step, out_shardings=self.batch_sharding)
+        self.predict_step = jax.jit(self.predict, out_shardings=self.batch_sharding)
         self.update_plateau = jax.jit(
             lambda plateau, loss: optimizer.update_plateau(plateau, loss), out_shardings=replicated
         )
@@ -175,19 +175,21 @@ class Program:
             (loss, (scalars, rest)), grads = gradient(state["params"], state["rest"], batch, key)
             return loss, scalars, rest, grads
 
-        def one(rest, numbered):
+        def one(carry, numbered):
+            rest, total = carry
             number, micro = numbered
             micro = jax.lax.with_sharding_constraint(micro, self.batch_sharding)
             (loss, (scalars, rest)), grads = gradient(state["params"], rest, micro, jax.random.fold_in(key, number))
-            return rest, (loss, scalars, grads)
+            return (rest, jax.tree.map(jnp.add, total, grads)), (loss, scalars)
 
         # Every k-th row, not k blocks: each device keeps its own rows and nothing moves between devices.
         micros = jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
-        rest, (losses, scalars, grads) = jax.lax.scan(one, state["rest"], (jnp.arange(self.accumulate), micros))
+        start = (state["rest"], jax.tree.map(jnp.zeros_like, state["params"]))
+        (rest, total), (losses, scalars) = jax.lax.scan(one, start, (jnp.arange(self.accumulate), micros))
         mean = functools.partial(jax.tree.map, lambda x: x.mean(0))
-        return mean(losses), mean(scalars), rest, mean(grads)
+        return mean(losses), mean(scalars), rest, jax.tree.map(lambda g: g / self.accumulate, total)
 
-    def _predict_step(self, state: State, batch: Batch) -> Mapping[str, jax.Array]:
+    def predict(self, state: State, batch: Batch) -> Mapping[str, jax.Array]:
         """What the task predicts for a batch of decoded arrays, with the averaged parameters where there are some."""
         module = self.net.merge(state["ema"] or state["params"], state["rest"])
         return dict(self.task.predict(module, self._prepare(batch, train=False, key=None)))

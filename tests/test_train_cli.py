@@ -126,6 +126,8 @@ MISTAKES = [
     (["--config.optimizer.lrr=3"], "lr"),
     (["--config.modle.layers=3"], "model"),
     (["--config.train.batch=abc"], "invalid literal"),
+    (["--config.train.keep=abc"], "config.train.keep='abc': Train wants int"),  # a key that the file leaves out
+    (["--config.model.kernal=5"], "did you mean 'kernel'"),
     (["--config.model.layers=1.5"], "invalid literal"),
     (["--config.model.name=movt.MoVT"], "did you mean 'MovT'"),
     (["--config.data.root=/nowhere"], "no dataset.json"),

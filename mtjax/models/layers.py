@@ -1,6 +1,7 @@
 """Layers that several models share."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -27,7 +28,7 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"], attend: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
         """`attend`: True for the tokens that may be looked at."""
-        q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)
+        q, k, v = (part.squeeze(-3) for part in jnp.split(self.qkv(x), 3, axis=-3))
         mask = None if attend is None else attend[:, None, None, :]
         return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask))
 
@@ -51,18 +52,39 @@ class EncoderLayer(nnx.Module):
         self.up = nnx.Linear(width, feed_forward, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(feed_forward, width, dtype=dtype, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.activation = activation
 
     def __call__(
         self, x: Float[Array, "b n d"], attend: Bool[Array, "b n"] | None, train: bool, rngs: nnx.Rngs | None
     ) -> Float[Array, "b n d"]:
         def drop(y):
-            return self.dropout(y, deterministic=not train, rngs=rngs)
+            return self.dropout(y, train=train, rngs=rngs)
 
         x = self.attention_norm(x + drop(self.attention(x, attend)))
         hidden = ACTIVATIONS[self.activation](self.up(x))
         return self.mlp_norm(x + drop(self.down(drop(hidden))))
+
+
+class Dropout(nnx.Module):
+    """Zeroes elements with probability `rate`, in steps of 1/256, and scales the others so that the mean is kept.
+
+    One random byte an element; a random word each, as `nnx.Dropout` takes, costs four times as much, which was a sixth of
+    a training step of MovT on a CPU (docs/benchmarks.md).
+    """
+
+    def __init__(self, rate: float):
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"dropout {rate}: must be at least 0 and below 1")
+        self.dropped = max(round(256 * rate), 1) if rate else 0
+
+    def __call__(self, x: Float[Array, "*lead d"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "*lead d"]:
+        if not train or not self.dropped:
+            return x
+        *lead, d = x.shape
+        words = jax.random.bits(rngs.dropout(), (*lead, -(-d // 4)), jnp.uint32)
+        byte = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*lead, -1)[..., :d]
+        return jnp.where(byte >= self.dropped, x * (256 / (256 - self.dropped)), 0)
 
 
 class MLP(nnx.Module):
@@ -80,3 +102,77 @@ class MLP(nnx.Module):
             if self.activate_last or i + 1 < len(self.linears):
                 x = nnx.relu(x)
         return x
+
+
+class TemporalConv(nnx.Module):
+    """Convolution over time with zero padding that keeps the length: `nnx.Conv(…, padding="SAME")` as one product.
+
+    Each frame is multiplied by the taps of the kernel at once and the products are shifted onto the frames that they
+    belong to. XLA's convolutions on a CPU leave their fast path inside loops (`train.accumulate`).
+    """
+
+    def __init__(self, channels: int, out: int, kernel: int, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel {kernel} must be odd")
+        init = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (kernel, channels, out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*lead t c"]) -> Float[Array, "*lead t d"]:
+        return _temporal_product(x.astype(self.dtype), self.kernel[...].astype(self.dtype)) + self.bias[...].astype(
+            self.dtype
+        )
+
+
+@jax.custom_vjp
+def _temporal_product(x: Float[Array, "*lead t c"], kernel: Float[Array, "k c d"]) -> Float[Array, "*lead t d"]:
+    """y_t = Σ_i x_(t + i - k//2) · kernel_i, with x = 0 outside of the clip."""
+    taps, c, d = kernel.shape
+    y = x @ kernel.transpose(1, 0, 2).reshape(c, taps * d)
+    return sum(shifted(y[..., i * d : (i + 1) * d], taps // 2 - i) for i in range(taps))
+
+
+def _temporal_product_forward(x, kernel):
+    return _temporal_product(x, kernel), (x, kernel)
+
+
+def _temporal_product_backward(saved, gradient):
+    """Both gradients from one shifted copy of the incoming one; derived automatically, each tap pads and adds its own."""
+    x, kernel = saved
+    taps, c, d = kernel.shape
+    stacked = jnp.concatenate([shifted(gradient, i - taps // 2) for i in range(taps)], -1)
+    of_x = stacked @ kernel.transpose(0, 2, 1).reshape(taps * d, c)
+    of_kernel = stacked.reshape(-1, taps * d).T @ x.reshape(-1, c)
+    return of_x, of_kernel.reshape(taps, d, c).swapaxes(1, 2)
+
+
+_temporal_product.defvjp(_temporal_product_forward, _temporal_product_backward)
+
+
+def shifted(x: Float[Array, "*lead t c"], by: int) -> Float[Array, "*lead t c"]:
+    """Moves frame i to frame i + `by`; zeros move in."""
+    t = x.shape[-2]
+    by = min(max(by, -t), t)
+    keep = x[..., max(-by, 0) : t - max(by, 0), :]
+    return jnp.pad(keep, [(0, 0)] * (x.ndim - 2) + [(max(by, 0), max(-by, 0)), (0, 0)])
+
+
+def in_chunks(function: Callable[..., Array], size: int) -> Callable[..., Array]:
+    """`function` over `size` rows of its arguments at a time, recomputed in the backward pass; 0: over all rows at once.
+
+    Keeps the activations of one chunk in memory, in a CPU's cache if the chunk is small. Row i goes with row i + rows/size,
+    so with a multiple of the number of devices as size each device keeps its own rows. Where `size` does not divide the
+    rows, chunks have the largest size that divides both.
+    """
+
+    def call(*args: Array) -> Array:
+        rows = args[0].shape[0]
+        together = math.gcd(size, rows)
+        if together == rows:
+            return function(*args)
+        chunks = [a.reshape(together, -1, *a.shape[1:]).swapaxes(0, 1) for a in args]
+        out = jax.lax.map(lambda chunk: jax.checkpoint(function)(*chunk), tuple(chunks))
+        return out.swapaxes(0, 1).reshape(rows, *out.shape[2:])
+
+    return call

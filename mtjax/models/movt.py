@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mtjax.models.layers import MLP, EncoderLayer
+from mtjax.models.layers import MLP, EncoderLayer, TemporalConv, in_chunks
 from mtjax.types import Batch
 
 # The paper gives no widths, only 4.56 M parameters and GFLOPs at several sizes; two readings of them fit.
@@ -44,6 +44,7 @@ class MovT(nnx.Module):
         feed_forward: int = 2048,
         dropout: float = 0.1,
         point_identity: int = 0,
+        chunk: int = 0,
         remat: bool = False,
         dtype: str = "float32",
         rngs: nnx.Rngs,
@@ -57,13 +58,15 @@ class MovT(nnx.Module):
           fuse: a linear layer on [E_M, E_P] before the transformer.
           point_identity: a learned vector for each of this many *ordered* points (joints, landmarks), added to
             [E_M, E_P]; 0 disables it and keeps the permutation invariance of the paper.
+          chunk: clips whose E_M is computed at a time and recomputed in the backward pass, a multiple of the number of
+            devices; 0: the whole batch. Saves memory; on a CPU, where 1 fits a cache, time too (docs/benchmarks.md).
           remat: recompute encoder layers in the backward pass instead of keeping their activations.
           dtype: of the computation, e.g. "bfloat16"; parameters stay float32.
         """
         compute = jnp.dtype(dtype)
         self.width = 2 * branch
         self.motion = MLP((3, *motion), activate_last=True, dtype=compute, rngs=rngs)
-        self.temporal = nnx.Conv(motion[-1], branch, kernel_size=kernel, padding="SAME", dtype=compute, rngs=rngs)
+        self.temporal = TemporalConv(motion[-1], branch, kernel, dtype=compute, rngs=rngs)
         self.position = MLP((2, *position, branch), dtype=compute, rngs=rngs)
         self.fusion = nnx.Linear(self.width, self.width, dtype=compute, rngs=rngs) if fuse else None
         self.identity = (
@@ -77,6 +80,7 @@ class MovT(nnx.Module):
                 for _ in range(layers)
             ]
         )
+        self.chunk = chunk
         self.remat = remat
         self.dtype = dtype
 
@@ -94,7 +98,8 @@ class MovT(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b d"]:
         """The mean over valid points of the transformer's output; zeros for a clip without a valid point."""
-        x = jnp.concatenate([self._motion(tracks, frame_valid), self._position(tracks, frame_valid)], -1)
+        motion = in_chunks(self._motion, self.chunk)(tracks, frame_valid)
+        x = jnp.concatenate([motion, self._position(tracks, frame_valid)], -1)
         if self.fusion is not None:
             x = self.fusion(x)
         if self.identity is not None:
@@ -110,11 +115,11 @@ class MovT(nnx.Module):
 
     def _motion(self, tracks: Float[Array, "b t n 3"], frame_valid: Bool[Array, "b t"]) -> Float[Array, "b n d"]:
         x = self.motion(velocity_and_occlusion(tracks, frame_valid).astype(self.dtype))  # [b n t c]
-        b, n, t, c = x.shape
         # Padding after the last valid frame is zero for the convolution, as at the end of an unpadded clip.
         x = jnp.where(frame_valid[:, None, :, None], x, 0)
-        x = nnx.relu(self.temporal(x.reshape(b * n, t, c))).reshape(b, n, t, -1)
-        return jnp.where(frame_valid[:, None, :, None], x, -jnp.inf).max(2)
+        x = self.temporal(x)
+        # max before ReLU: they commute, and the smaller array is rectified.
+        return nnx.relu(jnp.where(frame_valid[:, None, :, None], x, -jnp.inf).max(2))
 
     def _position(self, tracks: Float[Array, "b t n 3"], frame_valid: Bool[Array, "b t"]) -> Float[Array, "b n d"]:
         """Of the mean over all valid frames, occluded ones too."""
