@@ -52,6 +52,7 @@ def get_config(argument: str = "1"):
             "name": "movt.MovT",
             "motion": (64, 64),
             "branch": 64,
+            "kernel": 9,  # 85.4 % against 83.4 % with 3, on held-out parts of the training splits, with identity
             "position": (64,),
             "fuse": True,
             "layers": 2,
@@ -59,6 +60,7 @@ def get_config(argument: str = "1"):
             "feed_forward": 256,
             "dropout": 0.1,
             "point_identity": JOINTS if "identity" in options else 0,
+            "chunk": 4,  # fits a CPU's cache: 1.4 times the clips a second of the whole batch at once on 2 cores
         }
     )
     c.task = ConfigDict({"name": "classify.Classify", "num_classes": 14, "label_smoothing": 0.1})

@@ -41,6 +41,7 @@ def get_config():
             "point_identity": 0,
             "remat": False,
             "dtype": "float32",
+            "chunk": 8,  # on a CPU; 0 on anything larger
         }
     )
     c.task = ConfigDict({"name": "classify.Classify", "num_classes": 16, "label_smoothing": 0.1})

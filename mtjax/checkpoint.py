@@ -6,6 +6,7 @@ aside as `N.bad`.
 """
 
 import base64
+import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -96,6 +97,9 @@ class Checkpoints:
                 read_only=read_only,
             )
         self._manager = self._open()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._started: concurrent.futures.Future | None = None
+        self._host: Any = None
 
     def _open(self) -> ocp.CheckpointManager:
         with _without_warnings():  # that a read-only manager will not write
@@ -107,26 +111,53 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: Mapping[str, Any], *, metric: float | None = None, wait: bool = False):
         """Starts a save and returns; errors of an earlier one are raised here.
 
+        In one process the loop waits only for a copy of the state to host memory that is kept for the next save; the
+        rest of Orbax's preparations run in a thread. Several processes meet inside those, so there they run at once.
         A step that exists is left as it is, unless it gains a metric: a run stopped before its evaluation was done.
         """
+        self.wait()
         if step in self._manager.all_steps():
             if metric is None or self._metric(step) is not None:
                 return
             self._manager.delete(step)
-        meta = dict(meta) | {"step": step, "metric": metric, "checksums": np.asarray(checksums(state)).tolist()}
+        sums = checksums(state)
+        if jax.process_count() > 1:
+            self._write(step, state, sums, meta, metric)
+        else:
+            self._started = self._thread.submit(self._write, step, self._copy(state), sums, meta, metric)
+        if wait:
+            self.wait()
+
+    def _copy(self, state: Any) -> Any:
+        """The state in host memory that is allocated once: fresh pages cost more than the copy."""
+        if self._host is None:
+            self._host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), state)
+        for leaf in jax.tree.leaves(state):
+            leaf.copy_to_host_async()
+        jax.tree.map(lambda host, leaf: np.copyto(host, np.asarray(leaf)), self._host, state)
+        return self._host
+
+    def _write(self, step: int, state: Any, sums: Array, meta: Mapping[str, Any], metric: float | None) -> None:
+        meta = dict(meta) | {"step": step, "metric": metric, "checksums": np.asarray(sums).tolist()}
         meta["seal"] = _seal(meta)
         metrics = None if metric is None or not np.isfinite(metric) else {"metric": float(metric)}
         args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(meta)})
         with _without_warnings():  # that a step has no metric
             self._manager.save(step, args=args, metrics=metrics, force=True)
-        if wait:
-            self.wait()
 
     def wait(self) -> None:
+        """Until the save under way is on disk; raises what went wrong with it."""
+        if self._started is not None:
+            started, self._started = self._started, None
+            started.result()
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._manager.close()
 
     def restore_latest(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
         """(state, meta) of the newest step that passes its checks, None when nothing was ever saved.
@@ -219,5 +250,11 @@ def template_of(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
 
 
-def checkpoint_dir(workdir: str | Path) -> str:
-    return str(epath.Path(workdir).resolve() / "checkpoints")
+def of_run(workdir: str | Path, section: Mapping[str, Any], *, read_only: bool = False) -> Checkpoints:
+    """The checkpoints of a run, from the `train` section of its config."""
+    directory = section.get("checkpoints") or "checkpoints"
+    if "://" not in directory:
+        directory = str(Path(workdir).resolve() / directory)
+    return Checkpoints(
+        directory, keep=section.get("keep", 2), best_mode=section.get("select_mode", "max"), read_only=read_only
+    )

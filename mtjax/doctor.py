@@ -80,7 +80,7 @@ def host() -> Iterator[Finding]:
         small = f"too little for config.data.workers > 0; docker run --shm-size=8g, or mount more on {SHARED_MEMORY}"
         yield str(SHARED_MEMORY), f"{size / GIB:.2f} GiB", small if size < ENOUGH_SHARED_MEMORY else ""
     has_gcs = importlib.util.find_spec("gcsfs") is not None
-    yield "gs:// paths", "yes (gcsfs)" if has_gcs else "no: pip install 'mtjax[gcs]'", ""
+    yield "gs:// checkpoints", "yes (gcsfs)" if has_gcs else "no: pip install 'mtjax[gcs]'", ""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     yield "JAX_COMPILATION_CACHE_DIR", cache or "not set: every start compiles anew", ""
 

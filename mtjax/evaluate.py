@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mtjax import checkpoint, sharding
+from mtjax import checkpoint, distributed, sharding
 from mtjax.data import catalog
 from mtjax.data.pipeline import evaluation_batches
 from mtjax.experiment import Experiment, from_json
@@ -113,9 +113,7 @@ def load(
     config = from_json(path.read_text())
     config["data"] = config["data"] | (overrides or {})
     experiment = Experiment(config)
-    checkpoints = checkpoint.Checkpoints(
-        checkpoint.checkpoint_dir(workdir), best_mode=experiment.train.select_mode, read_only=True
-    )
+    checkpoints = checkpoint.of_run(workdir, config["train"], read_only=True)
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
     if step == "selected":
         step = str(checkpoints.best_step() or "latest") if experiment.train.select else "latest"
@@ -141,7 +139,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--allow_overlap", action="store_true", help="score clips that were trained on; they are counted"
     )
+    parser.add_argument("--distributed", action="store_true", help="join the other processes, as mtjax.train does")
     args = parser.parse_args(argv)
+    if args.distributed:
+        distributed.initialize()
     try:
         experiment, state, meta = load(
             args.workdir, step=args.step, overrides={"root": args.root} if args.root else None
@@ -160,7 +161,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, ValueError, checkpoint.NoGoodCheckpoint) as e:
         print(f"mtjax: {e}", file=sys.stderr)
         return 2
-    print(json.dumps({"step": meta["step"], **results}, indent=1))
+    if jax.process_index() == 0:
+        print(json.dumps({"step": meta["step"], **results}, indent=1))
     return 0
 
 

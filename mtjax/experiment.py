@@ -43,6 +43,7 @@ class Train:
       select: metric that picks the checkpoint to keep and to test, e.g. "val/top1"; "" tests the last step.
       select_mode: "max" or "min".
       save_every: steps between checkpoints; 0 saves at evaluations and at the end only. keep: latest checkpoints kept.
+      checkpoints: their folder, in WORKDIR unless absolute, or a gs:// URL that no other run uses (extra `gcs`).
       max_skipped: steps with a non-finite loss or gradient that may be left out before the run stops.
       profile: (first, last) step of a profiler trace in WORKDIR/profile; (0, 0) for none.
       table: where the report puts which result beside the paper's: "table/row/column=metric", e.g.
@@ -61,6 +62,7 @@ class Train:
     select_mode: str = "max"
     save_every: int = 0
     keep: int = 2
+    checkpoints: str = "checkpoints"
     max_skipped: int = 10
     profile: tuple[int, int] = (0, 0)
     table: tuple[str, ...] = ()

@@ -33,9 +33,7 @@ def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment
         raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
     config = from_json(path.read_text())
     select = config["train"].get("select")
-    checkpoints = checkpoint.Checkpoints(
-        checkpoint.checkpoint_dir(workdir), best_mode=config["train"].get("select_mode", "max"), read_only=True
-    )
+    checkpoints = checkpoint.of_run(workdir, config["train"], read_only=True)
     best = checkpoints.best_step() if select and step == "selected" else None
     number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
     if number not in checkpoints.steps():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from mtjax import checkpoint, complexity, experiment
 from mtjax.data.catalog import overlap, write_atomically
@@ -36,9 +37,7 @@ class Run:
                 raise ConfigError(
                     f"{workdir} holds a run of another config ({shown}); use a new --workdir or --allow_config_change"
                 )
-        self.checkpoints = checkpoint.Checkpoints(
-            checkpoint.checkpoint_dir(workdir), keep=exp.train.keep, best_mode=exp.train.select_mode
-        )
+        self.checkpoints = checkpoint.of_run(workdir, exp.config["train"])
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(exp.config, indent=1) + "\n")
@@ -66,6 +65,7 @@ class Run:
           ConfigError: the dataset is not the one that the checkpoint was trained on.
           checkpoint.NoGoodCheckpoint: there are checkpoints and all are damaged.
         """
+        self._same_everywhere()
         found = self.checkpoints.restore_latest(self.template)
         if found is None:
             return self.exp.program.init(), 0, True
@@ -83,6 +83,20 @@ class Run:
             step = round(step * meta["global_batch"] / self.exp.train.batch)
             state = state | {"step": jax.device_put(jnp.int32(step), self.exp.program.shardings["step"])}
         return state, step, meta["evaluated"]
+
+    def _same_everywhere(self) -> None:
+        """Raises ConfigError when the processes of one run see different data: each would train on its own idea of a batch."""
+        if jax.process_count() == 1:
+            return
+        identity = self.identity()
+        mine = np.array([zlib.crc32(json.dumps(v, sort_keys=True).encode()) for v in identity.values()], np.uint32)
+        everyones = multihost_utils.process_allgather(mine)
+        differing = [name for name, column in zip(identity, everyones.T, strict=True) if len(set(column.tolist())) > 1]
+        if differing:
+            raise ConfigError(
+                f"the processes of this run disagree about {differing}; {self.exp.data.root} has to hold the same dataset, "
+                f"and --config has to be the same, on every host (python -m mtjax.data info prints the fingerprint)"
+            )
 
     def save(
         self, step: int, state: State, *, evaluated: bool, metric: float | None = None, wait: bool = False

@@ -134,7 +134,9 @@ def main(argv: list[str]) -> int:
         if flags.FLAGS.dry_run:
             return dry_run(config)
         if "://" in flags.FLAGS.workdir:
-            raise ConfigError(f"--workdir={flags.FLAGS.workdir}: needs a folder; mount the bucket or copy afterwards")
+            raise ConfigError(
+                f"--workdir={flags.FLAGS.workdir}: needs a folder; only --config.train.checkpoints may be a bucket"
+            )
         exp = Experiment(config)
         exp.announce()
         refuse_overlap(exp, flags.FLAGS.allow_overlap)
@@ -151,9 +153,9 @@ def main(argv: list[str]) -> int:
         train(exp, run, distributed.Preemption())
     except Preempted:
         return distributed.EXIT_PREEMPTED
-    except (ConfigError, NoGoodCheckpoint, FloatingPointError) as e:
+    except (ConfigError, NoGoodCheckpoint, FloatingPointError, OSError) as e:
         print(f"mtjax: {e}", file=sys.stderr)
-        return 1 if isinstance(e, FloatingPointError) else 2
+        return 1 if isinstance(e, FloatingPointError | OSError) else 2
     finally:
         run.checkpoints.close()
     return 0

@@ -135,6 +135,22 @@ def test_sigterm_to_one_of_two_stops_both_and_a_rerun_completes(case, runs):
     assert_same_numbers(workdir, runs[1][0])
 
 
+def test_processes_with_different_datasets_stop_before_the_first_step(case, tmp_path):
+    """A copy of the data on each host, and one of them is old."""
+    _, arguments = case
+    other = make_tracks_dataset(tmp_path / "other", seed=1)
+    text = Path(arguments[0].removeprefix("--config=")).read_text()
+    file = tmp_path / "config.py"
+    file.write_text(
+        f"import os\n{text}\nsame = get_config\n\ndef get_config():\n    c = same()\n"
+        f"    c.data.root = {str(other)!r} if os.environ['JAX_PROCESS_ID'] == '1' else c.data.root\n    return c\n"
+    )
+    with two_processes(f"--config={file}", f"--workdir={tmp_path / 'run'}") as run:
+        output = run.stdout.read()
+        assert run.wait() != 0 and "the processes of this run disagree about ['fingerprint'" in output, output[-2000:]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_a_process_that_finds_no_other_says_what_to_do():
     nobody = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:9", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
     done = run_cli("-c", "from mtjax import distributed; distributed.initialize(timeout_s=1)", **nobody)

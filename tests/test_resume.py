@@ -49,7 +49,7 @@ def setting(tmp_path_factory):
 def final_state(workdir: Path) -> dict:
     """The last checkpoint's arrays, restored on this process's devices."""
     experiment = Experiment(from_json((workdir / "config.json").read_text()))
-    checkpoints = checkpoint.Checkpoints(checkpoint.checkpoint_dir(workdir), read_only=True)
+    checkpoints = checkpoint.of_run(workdir, {}, read_only=True)
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
     state, meta = checkpoints.restore(STEPS, template)
     assert meta["step"] == STEPS

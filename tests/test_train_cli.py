@@ -56,6 +56,16 @@ def test_tensorboard_reads_back_what_was_logged(trained):
     assert {e.step: pytest.approx(e.value, rel=1e-5) for e in events.Scalars("train/loss")} == logged
 
 
+def test_checkpoints_may_lie_elsewhere(dataset, tmp_path):
+    file = write_config(tmp_path / "config.py", tiny_config(dataset))
+    where = tmp_path / "bucket" / "run"
+    command = ["-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]
+    done = run_cli(*command, f"--config.train.checkpoints={where}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert any(p.name.isdigit() for p in where.iterdir()) and not (tmp_path / "run" / "checkpoints").exists()
+    assert run_cli("-m", "mtjax.evaluate", tmp_path / "run", "--evals=test").returncode == 0
+
+
 def test_running_again_only_prints_the_result(trained):
     workdir, file, _ = trained
     before = json.loads((workdir / "results.json").read_text())["scores"]
@@ -120,6 +130,31 @@ def test_predict_writes_a_column_that_others_can_read(trained):
     assert values["probs"].shape == (4,) and values["probs"].sum() == pytest.approx(1, abs=1e-5)
     again = run_cli("-m", "mtjax.predict", workdir, "--column=movt.probs", "--splits=test", "--fields=nonsense")
     assert again.returncode == 2 and "nonsense" in again.stderr
+
+
+def test_an_export_needs_only_jax_and_gives_what_evaluation_gave(trained):
+    from mtjax.evaluate import load
+
+    workdir, _, _ = trained
+    done = run_cli("-m", "mtjax.export", workdir)
+    assert done.returncode == 0, done.stderr[-2000:]
+    facts = json.loads((workdir / "model.json").read_text())
+    assert facts["inputs"]["tracks"]["shape"][0] == "b" and facts["outputs"]["probs"]["shape"] == ["b", 4]
+    exp, _, _ = load(workdir)
+    rows = np.load(workdir / "rows" / "test.npz")
+    inputs = {name: exp.data.read(rows["clip"][:5])[name] for name in facts["inputs"]}
+    np.savez(workdir / "inputs.npz", **inputs)
+    alone = (
+        "import sys, jax.export, numpy as np; "
+        f"m = jax.export.deserialize(bytearray(open({str(workdir / 'model.jaxexport')!r}, 'rb').read())); "
+        f"out = m.call(dict(np.load({str(workdir / 'inputs.npz')!r}))); "
+        f"np.save({str(workdir / 'probs.npy')!r}, out['probs']); assert 'mtjax' not in sys.modules and 'flax' not in sys.modules"
+    )
+    called = run_cli("-c", alone)
+    assert called.returncode == 0, called.stderr[-2000:]
+    np.testing.assert_allclose(np.load(workdir / "probs.npy"), rows["probs"][:5], atol=1e-5)
+    wrong = run_cli("-m", "mtjax.export", workdir, "--step=7777")
+    assert wrong.returncode == 2 and "no step 7777" in wrong.stderr
 
 
 MISTAKES = [

@@ -21,7 +21,7 @@ def prepare(data: "Tracks", batch: Batch, key: Array | None) -> Batch:
         tracks = _mirror(tracks, data, keys[0])
     tracks, frame_valid = resample(tracks, length, data.frames, data.resample, augment, keys[1])
     # A clip without any frame (missing, masked) has no valid point; its one frame stays valid so that a max over time exists.
-    present = jnp.broadcast_to((length > 0)[:, None], (len(tracks), tracks.shape[2]))
+    present = jnp.broadcast_to((length > 0)[:, None], (tracks.shape[0], tracks.shape[2]))
     tracks, point_valid = choose_points(tracks, present, batch["clip"], data.points)
     if data.normalize == "clip":
         tracks = normalize_clip(tracks, frame_valid, point_valid)

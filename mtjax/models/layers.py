@@ -168,6 +168,8 @@ def in_chunks(function: Callable[..., Array], size: int) -> Callable[..., Array]
 
     def call(*args: Array) -> Array:
         rows = args[0].shape[0]
+        if not isinstance(rows, int):  # any number of rows, in `mtjax.export`
+            return function(*args)
         together = math.gcd(size, rows)
         if together == rows:
             return function(*args)

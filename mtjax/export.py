@@ -1,0 +1,100 @@
+"""A trained model as one file that runs with JAX alone: what `predict` computes, parameters and preparation included.
+
+python -m mtjax.export runs/mine                      # writes runs/mine/model.jaxexport and model.json
+
+import jax, numpy as np                               # anywhere else, without mtjax and Flax
+model = jax.export.deserialize(bytearray(open("model.jaxexport", "rb").read()))
+model.call({"tracks": np.zeros((5, 32, 32, 3), np.float32), "length": np.full(5, 32, np.int32)})["probs"]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from mtjax import checkpoint
+from mtjax.data.catalog import write_atomically
+from mtjax.experiment import Experiment, config_hash
+from mtjax.predict import load_without_data
+from mtjax.step import State
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(experiment: Experiment, state: State, platforms: Sequence[str] = PLATFORMS) -> jax.export.Exported:
+    """Decoded arrays of any batch size (`Data.element_spec`) → what the task predicts (`Task.predict`)."""
+    weights = jax.device_get(state)
+    targets = experiment.program.task.outputs.get("num_targets", 0)
+
+    def predict(inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        b = next(iter(inputs.values())).shape[0]
+        unused = {
+            "clip": jnp.zeros(b, jnp.int32),
+            "label": jnp.full(b, -1, jnp.int32),
+            "target": jnp.zeros((b, targets), jnp.float32),
+            "valid": jnp.ones(b, bool),
+        }
+        return dict(experiment.program.predict(weights, inputs | unused))
+
+    (b,) = jax.export.symbolic_shape("b")
+    inputs = {
+        name: jax.ShapeDtypeStruct((b, *shape), dtype)
+        for name, (shape, dtype) in experiment.data.element_spec().items()
+    }
+    return jax.export.export(jax.jit(predict), platforms=platforms)(inputs)
+
+
+def describe(experiment: Experiment, meta: dict[str, Any], exported: jax.export.Exported) -> dict[str, Any]:
+    """What one has to know to call it: names, shapes ("b" is the batch), dtypes, classes, and which run it is."""
+
+    def spec(tree: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: {
+                "shape": [d if isinstance(d, int) else "b" for d in value.shape],
+                "dtype": np.dtype(value.dtype).name,
+            }
+            for name, value in tree.items()
+        }
+
+    (inputs,), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    return {
+        "inputs": spec(inputs),
+        "outputs": spec(jax.tree.unflatten(exported.out_tree, exported.out_avals)),
+        "class_names": list(meta["class_names"]),
+        "platforms": list(exported.platforms),
+        "step": meta["step"],
+        "config": config_hash(experiment.config),
+        "jax": jax.__version__,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mtjax.export", description=__doc__.splitlines()[0])
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--out", type=Path, default=None, help="file (default: WORKDIR/model.jaxexport)")
+    parser.add_argument("--platforms", default=",".join(PLATFORMS), help="comma separated")
+    parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
+    args = parser.parse_args(argv)
+    out = args.out or args.workdir / "model.jaxexport"
+    try:
+        experiment, state, meta = load_without_data(args.workdir, args.step)
+        exported = export(experiment, state, args.platforms.split(","))
+    except (ValueError, checkpoint.NoGoodCheckpoint) as e:
+        print(f"mtjax: {e}", file=sys.stderr)
+        return 2
+    facts = describe(experiment, meta, exported)
+    out.write_bytes(exported.serialize())
+    write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, step {meta['step']}, {', '.join(exported.platforms)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
