@@ -12,7 +12,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -248,13 +247,3 @@ class Checkpoints:
 def template_of(shapes: Any, shardings: Any) -> Any:
     """What `restore_latest` wants: shapes and dtypes with target shardings."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
-
-
-def of_run(workdir: str | Path, section: Mapping[str, Any], *, read_only: bool = False) -> Checkpoints:
-    """The checkpoints of a run, from the `train` section of its config."""
-    directory = section.get("checkpoints") or "checkpoints"
-    if "://" not in directory:
-        directory = str(Path(workdir).resolve() / directory)
-    return Checkpoints(
-        directory, keep=section.get("keep", 2), best_mode=section.get("select_mode", "max"), read_only=read_only
-    )

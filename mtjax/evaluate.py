@@ -19,6 +19,7 @@ from mtjax.data import catalog
 from mtjax.data.pipeline import evaluation_batches
 from mtjax.experiment import Experiment, from_json
 from mtjax.lookup import ConfigError
+from mtjax.resume import checkpoints_of
 from mtjax.step import State
 from mtjax.types import Rows
 
@@ -113,7 +114,7 @@ def load(
     config = from_json(path.read_text())
     config["data"] = config["data"] | (overrides or {})
     experiment = Experiment(config)
-    checkpoints = checkpoint.of_run(workdir, config["train"], read_only=True)
+    checkpoints = checkpoints_of(Path(workdir), experiment.train, read_only=True)
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
     if step == "selected":
         step = str(checkpoints.best_step() or "latest") if experiment.train.select else "latest"

@@ -24,31 +24,30 @@ from mtjax.data.catalog import write_atomically
 from mtjax.experiment import Experiment, config_hash
 from mtjax.predict import load_without_data
 from mtjax.step import State
+from mtjax.types import Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(experiment: Experiment, state: State, platforms: Sequence[str] = PLATFORMS) -> jax.export.Exported:
     """Decoded arrays of any batch size (`Data.element_spec`) → what the task predicts (`Task.predict`)."""
-    weights = jax.device_get(state)
     targets = experiment.program.task.outputs.get("num_targets", 0)
 
-    def predict(inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def complete(inputs: Batch) -> Batch:
         b = next(iter(inputs.values())).shape[0]
-        unused = {
+        return dict(inputs) | {
             "clip": jnp.zeros(b, jnp.int32),
             "label": jnp.full(b, -1, jnp.int32),
             "target": jnp.zeros((b, targets), jnp.float32),
             "valid": jnp.ones(b, bool),
         }
-        return dict(experiment.program.predict(weights, inputs | unused))
 
     (b,) = jax.export.symbolic_shape("b")
     inputs = {
         name: jax.ShapeDtypeStruct((b, *shape), dtype)
         for name, (shape, dtype) in experiment.data.element_spec().items()
     }
-    return jax.export.export(jax.jit(predict), platforms=platforms)(inputs)
+    return jax.export.export(experiment.program.frozen(state, complete), platforms=platforms)(inputs)
 
 
 def describe(experiment: Experiment, meta: dict[str, Any], exported: jax.export.Exported) -> dict[str, Any]:

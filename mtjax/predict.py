@@ -19,8 +19,9 @@ from mtjax import checkpoint, overlay, preprocessing_door, records, sharding
 from mtjax.data import column_writer, columns
 from mtjax.data.tracks import Tracks
 from mtjax.evaluate import load, predict_rows
-from mtjax.experiment import Experiment, config_hash, from_json
+from mtjax.experiment import Experiment, Train, config_hash, from_json
 from mtjax.lookup import ConfigError
+from mtjax.resume import checkpoints_of
 from mtjax.step import State
 
 RECORDS_PER_SHARD = 20_000
@@ -33,7 +34,7 @@ def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment
         raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
     config = from_json(path.read_text())
     select = config["train"].get("select")
-    checkpoints = checkpoint.of_run(workdir, config["train"], read_only=True)
+    checkpoints = checkpoints_of(workdir, Train(**config["train"]), read_only=True)
     best = checkpoints.best_step() if select and step == "selected" else None
     number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
     if number not in checkpoints.steps():

@@ -22,7 +22,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>mtjax repo
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #1b1b1f }
 table { border-collapse: collapse; margin: .8rem 0; font-size: 14px } th, td { padding: .25rem .6rem; text-align: right }
 th { border-bottom: 2px solid #444; } td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f7 }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem } .plots img { max-width: 520px; width: 100% }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start } .plots img { max-width: 520px; width: 100% }
 .note { color: #555; font-size: 13px } .scroll { overflow-x: auto } code { background: #f0f0f4; padding: 0 .25rem }
 </style>
 <h1>mtjax report</h1>
@@ -66,7 +66,8 @@ def write_page(out: Path, groups: list[results.Group], table: str, tables: dict[
 
 def _run(result: results.Result) -> dict[str, Any]:
     """Plots and per-class tables of one run (the first seed of a group)."""
-    facts = ", ".join(f"{k} {v}" for k, v in result.results.items() if k not in ("scores", "fingerprint", "table"))
+    shown = {k: v for k, v in result.results.items() if k not in ("scores", "fingerprint", "table", "class_names")}
+    facts = " · ".join(f"{k} {_said(v)}" for k, v in shown.items())
     plots, classes = [("learning curves", learning_curves(result.metrics))], {}
     names = result.results["class_names"]
     for path in sorted((result.workdir / ROWS).glob("*.npz")):
@@ -86,6 +87,10 @@ def _run(result: results.Result) -> dict[str, Any]:
             for name, row in zip(names, top1.per_class(predicted, labels, len(names)), strict=True)
         ]
     return {"title": str(result.workdir), "facts": facts, "plots": plots, "classes": classes}
+
+
+def _said(fact: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in fact.items()) if isinstance(fact, dict) else str(fact)
 
 
 def _png(figure: plt.Figure) -> str:
@@ -116,7 +121,7 @@ def confusion(predicted: np.ndarray, labels: np.ndarray, names: list[str], title
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = min(3 + 0.28 * len(names), 14)
     figure, axis = plt.subplots(figsize=(size, size))
-    axis.imshow(share, cmap="magma_r", vmin=0, vmax=100)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if len(names) <= 60:
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)

@@ -121,7 +121,8 @@ def difference_of(cell: dict[str, Any]) -> str:
 
 def own_table(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all our runs: parameters, cost, and every final metric."""
-    metrics = sorted({m for g in groups for r in g.runs for m in r.scores if m.split("/")[-1] not in HIDDEN})
+    found = {m for g in groups for r in g.runs for m in r.scores if m.split("/")[-1] not in HIDDEN}
+    metrics = sorted(found, key=lambda m: (not m.endswith("/top1"), m))  # what papers print comes first
     header = ["run", "seeds", "parameters", "GMAC", *metrics]
     rows = []
     for group in groups:

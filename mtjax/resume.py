@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from mtjax import checkpoint, complexity, experiment
 from mtjax.data.catalog import overlap, write_atomically
-from mtjax.experiment import Experiment
+from mtjax.experiment import Experiment, Train
 from mtjax.lookup import ConfigError
 from mtjax.step import State
 
@@ -37,7 +37,7 @@ class Run:
                 raise ConfigError(
                     f"{workdir} holds a run of another config ({shown}); use a new --workdir or --allow_config_change"
                 )
-        self.checkpoints = checkpoint.of_run(workdir, exp.config["train"])
+        self.checkpoints = checkpoints_of(workdir, exp.train)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(exp.config, indent=1) + "\n")
@@ -151,6 +151,12 @@ class Run:
                 path, json.dumps({"step": step, "clips": self.clip_ids(step), "metrics": metrics}, indent=1)
             )
         return path
+
+
+def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) -> checkpoint.Checkpoints:
+    """The checkpoints of a run, from the `train` section of its config."""
+    where = section.checkpoints if "://" in section.checkpoints else str(workdir.resolve() / section.checkpoints)
+    return checkpoint.Checkpoints(where, keep=section.keep, best_mode=section.select_mode, read_only=read_only)
 
 
 def _git_commit() -> str:

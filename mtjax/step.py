@@ -194,6 +194,11 @@ class Program:
         module = self.net.merge(state["ema"] or state["params"], state["rest"])
         return dict(self.task.predict(module, self._prepare(batch, train=False, key=None)))
 
+    def frozen(self, state: State, complete: Callable[[Batch], Batch]) -> Callable[[Batch], dict[str, jax.Array]]:
+        """`predict` with the weights built in, for `mtjax.export`; `complete` adds what prediction does not depend on."""
+        weights = jax.device_get(state)
+        return jax.jit(lambda inputs: dict(self.predict(weights, complete(inputs))))
+
 
 def scalars_to_host(metrics: Scalars) -> dict[str, float]:
     """Waits for the step that made them."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import REPO, run_cli
 
-from mtjax import records
+from mtjax import lookup, records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 from mtjax.experiment import plain
@@ -25,6 +25,10 @@ def dataset_for(config: dict, root) -> None:
     targets = task.get("num_targets", 0)
     names = [e["split"] for e in config["evals"].values()] + [data["train"]]
     splits = sorted({s for s in names if s != "val"} | ({data["val"]} if data.get("val") else set()))
+    if data["name"] == "pose.Pose":
+        field, shape = "pose", (12, len(lookup.resolve("data", data["skeleton"])), 3)
+    else:
+        field, shape = data.get("field", "tracks"), (data["frames"], data["points"], 3)
     clips, values = [], {}
     for split in splits:
         for i in range(max(2 * classes, 12)):
@@ -33,19 +37,18 @@ def dataset_for(config: dict, root) -> None:
             clips.append(
                 Clip(clip_id, (split,), label=f"class {i % classes:03}", targets=numbers, path=f"{split}/{i // 2}.mp4")
             )
-            tracks = rng.random((data["frames"], data["points"], 3)).astype(np.float16)
-            values[clip_id] = {data.get("field", "tracks"): tracks}
+            values[clip_id] = {field: rng.random(shape).astype(np.float16)}
     info = {"target_names": ["stiffness", "area_weight"][:targets]}
     Catalog(root, "tiny", "1", tuple(f"class {i:03}" for i in range(classes)), tuple(clips), info).save()
-    schema = {data.get("field", "tracks"): records.Feature("float16", (data["frames"], data["points"], 3))}
+    schema = {field: records.Feature("float16", shape)}
     column_writer.write_column(root, columns.Spec(data["column"], schema, 1, "tests"), values)
 
 
-SHRUNKEN = [
-    "--config.train.batch=2", "--config.train.steps=2", "--config.train.log_every=1", "--config.train.eval_every=0.0",
-    "--config.model.motion=(8,)", "--config.model.position=(8,)", "--config.model.branch=8", "--config.model.layers=1",
-    "--config.model.heads=2", "--config.model.feed_forward=16",
-]  # fmt: skip
+TWO_STEPS = ("train.batch=2", "train.steps=2", "train.log_every=1", "train.eval_every=0.0")
+SHRUNKEN = {
+    "movt.MovT": ("motion=(8,)", "position=(8,)", "branch=8", "layers=1", "heads=2", "feed_forward=16"),
+    "mil.MotionMIL": ("width=16", "layers=1", "heads=2", "feed_forward=16", "attention=8"),
+}
 
 
 def test_there_are_configs():
@@ -58,12 +61,12 @@ def test_every_config_runs_two_steps(tmp_path, monkeypatch):
     def run(name: str):
         config = plain(importlib.import_module(f"configs.{name}").get_config())
         dataset_for(config, tmp_path / name)
-        flags = [
-            f"--config.data.root={tmp_path / name}",
-            "--config.data.holdout=0.3" if config["data"].get("holdout") else "",
-        ]
-        command = ["-m", "mtjax.train", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'runs' / name}"]
-        return run_cli(*command, *filter(None, flags), *SHRUNKEN)
+        holdout = ("data.holdout=0.3",) if config["data"].get("holdout") else ()
+        small = [f"model.{setting}" for setting in SHRUNKEN[config["model"]["name"]]]
+        flags = [f"--config.{setting}" for setting in (*TWO_STEPS, *small, *holdout, f"data.root={tmp_path / name}")]
+        return run_cli(
+            "-m", "mtjax.train", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'runs' / name}", *flags
+        )
 
     with ThreadPoolExecutor(2) as pool:
         finished = dict(zip(CONFIGS, pool.map(run, CONFIGS), strict=True))

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import REPO, run_cli
 
+from mtjax.data import pose, tracks
 from mtjax.data.pipeline import Data
-from mtjax.data.tracks import Augment, Tracks
+from mtjax.data.pose import Pose
+from mtjax.data.tracks import Tracks
 from mtjax.experiment import Train
 from mtjax.optim import Optimizer
 
@@ -232,7 +234,7 @@ def test_what_is_public_and_not_tiny_has_a_docstring():
     assert not bare, "\n".join(bare)
 
 
-@pytest.mark.parametrize("section", [Data, Tracks, Augment, Optimizer, Train])
+@pytest.mark.parametrize("section", [Data, Tracks, tracks.Augment, Pose, pose.Augment, Optimizer, Train])
 def test_every_option_is_read_and_explained(section):
     """Reading is `something.option`; checking its value with getattr in `__post_init__` is not enough."""
     read = {

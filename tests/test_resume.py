@@ -18,8 +18,9 @@ import pytest
 from conftest import FAST_COMPILE, REPO, make_tracks_dataset, run_cli, tiny_config, write_config
 
 from mtjax import checkpoint
-from mtjax.experiment import Experiment, from_json
+from mtjax.experiment import Experiment, Train, from_json
 from mtjax.metrics_log import read_metrics
+from mtjax.resume import checkpoints_of
 
 KILLS = int(os.environ.get("MTJAX_KILLS", 2))
 SIGNALS = int(os.environ.get("MTJAX_SIGNALS", 1))
@@ -49,7 +50,7 @@ def setting(tmp_path_factory):
 def final_state(workdir: Path) -> dict:
     """The last checkpoint's arrays, restored on this process's devices."""
     experiment = Experiment(from_json((workdir / "config.json").read_text()))
-    checkpoints = checkpoint.of_run(workdir, {}, read_only=True)
+    checkpoints = checkpoints_of(workdir, Train(batch=1), read_only=True)
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
     state, meta = checkpoints.restore(STEPS, template)
     assert meta["step"] == STEPS

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterable
@@ -233,6 +234,14 @@ class Column:
     def longest_record(self) -> int:
         """Bytes; 0 for a column without records."""
         return int(self._index.length.max(initial=0))
+
+    def longest(self, field: str) -> int:
+        """An upper bound of the frames (first dimension) of a field, over all records."""
+        feature = self.spec.schema[field]
+        if not feature.ragged:
+            return feature.shape[0]
+        # Framing and other fields only add bytes, so a record's length bounds its number of frames.
+        return self.longest_record // (math.prod(feature.shape[1:]) * np.dtype(feature.dtype).itemsize)
 
     @property
     def fingerprint(self) -> str:

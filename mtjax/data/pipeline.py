@@ -207,6 +207,19 @@ class Data:
         }
 
 
+def stack(clips: list[np.ndarray | None], shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Clips of different length as one array [b, *shape], padded with zeros at the end, and their lengths int32 [b];
+    a missing clip (None) has length 0."""
+    array = np.empty((len(clips), *shape), dtype)
+    length = np.zeros(len(clips), np.int32)
+    for i, clip in enumerate(clips):
+        if clip is not None:
+            length[i] = len(clip)
+            array[i, : len(clip)] = clip
+        array[i, length[i] :] = 0
+    return array, length
+
+
 @dataclasses.dataclass
 class _ReadStep(grain.transforms.Map):
     """Step → this process's rows of the global batch of that step. Batched before anything is read: Grain's Python is

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mtjax.data.pipeline import Data
+from mtjax.data.pipeline import Data, stack
+from mtjax.data.skeletons import mirror_order
 from mtjax.lookup import check_keywords
 
 RESAMPLE = ("nearest", "linear", "pad")
@@ -93,10 +94,7 @@ class Tracks(Data):
             raise ValueError(
                 f"column {self.column!r}, field {self.field!r}: tracks have shape (t, n, 3), found {feature.shape}"
             )
-        frames, points, _ = feature.shape
-        if feature.ragged:
-            # Framing and other fields only add bytes, so a record's length bounds its number of frames from above.
-            frames = column.longest_record // (points * 3 * np.dtype(feature.dtype).itemsize)
+        frames, points = column.longest(self.field), feature.shape[1]
         if self.resample == "pad" and frames > self.frames:
             raise ValueError(
                 f"config.data.frames={self.frames}: column {self.column!r} has clips of up to {frames} frames"
@@ -108,10 +106,7 @@ class Tracks(Data):
         """For ordered points with names (joints): which point becomes which in a mirror image."""
         points = self.element_spec()["tracks"][0][1]
         names = self.catalog.info.get("joint_names", ()) if self.present else ()
-        if len(names) != points:
-            return tuple(range(points))
-        swap = {n: n.replace("left", "\0").replace("right", "left").replace("\0", "right") for n in names}
-        return tuple(list(names).index(swap[n]) for n in names)
+        return mirror_order(tuple(names)) if len(names) == points else tuple(range(points))
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         asked = self.frames, self.points, np.dtype(np.float32)
@@ -121,16 +116,8 @@ class Tracks(Data):
     def decode(self, values: list[tuple[dict, ...] | None]) -> dict[str, np.ndarray]:
         """Stacks clips, padding with zeros at the end; `length` int32 [b] is 0 where there is no data."""
         frames, points, dtype = self.stored_shape
-        tracks = np.empty((len(values), frames, points, 3), dtype)
-        length = np.zeros(len(values), np.int32)
-        for i, record in enumerate(values):
-            if record is None:
-                tracks[i] = 0
-                continue
-            clip = record[0][self.field]
-            tracks[i, : len(clip)] = clip
-            tracks[i, len(clip) :] = 0
-            length[i] = len(clip)
+        clips = [record and record[0][self.field] for record in values]
+        tracks, length = stack(clips, (frames, points, 3), dtype)
         return {"tracks": tracks, "length": length}
 
     def prepare(self, batch, *, train: bool, key=None):

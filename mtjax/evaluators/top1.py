@@ -26,20 +26,27 @@ class Top1:
         self.video = np.unique(paths, return_inverse=True)[1]
 
     def scored(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """(probabilities [items, classes], labels [items]) of the labelled items."""
+        """(probabilities [items, classes], labels [items]) of the labelled items.
+
+        An item of which nothing was `observed` is an error at any k, whatever ties say: its own class comes last.
+        """
         probs, labels = rows["probs"], rows["label"]
+        observed = rows.get("observed", np.ones(len(labels), bool))
         if self.how != "none":
             video = self.video[rows["clip"]]
-            first = np.unique(video, return_index=True)[1]
+            _, first, item = np.unique(video, return_index=True, return_inverse=True)
             probs = aggregate(rows[self.how], video, self.how)[1]
-            labels = labels[first]
+            labels, observed = labels[first], np.bincount(item, observed) > 0
+        probs = np.where(~observed[:, None] & (np.arange(self.num_classes) == labels[:, None]), -1.0, probs)
         return probs[labels >= 0], labels[labels >= 0]
 
     def score(self, rows: Rows) -> dict[str, float]:
-        """`top1`, `top5`, `macro` (mean over the classes present), `loss`, and `n`: how many items were counted."""
+        """`top1`, `top5`, `macro` (mean over the classes present), `loss`, and `n`: how many items were counted;
+        `unobserved`: how many of the clips show nothing (data that says so)."""
         probs, labels = self.scored(rows)
         loss = rows["loss"][rows["label"] >= 0]
-        return {
+        unobserved = {"unobserved": float((~rows["observed"]).sum())} if "observed" in rows else {}
+        return unobserved | {
             "top1": top_k(probs, labels, 1),
             "top5": top_k(probs, labels, 5),
             "macro": macro_accuracy(probs.argmax(-1), labels),

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mtjax import losses
+from mtjax.models.layers import Dropout
 from mtjax.types import Batch, Scalars
 
 if TYPE_CHECKING:
@@ -19,18 +20,24 @@ CLASS_WEIGHTS = ("none", "inverse", "sqrt")
 
 
 class Classifier(nnx.Module):
-    """Backbone and linear head."""
+    """Backbone and linear head, with a hidden layer (ReLU, dropout) between them if `hidden`."""
 
-    def __init__(self, backbone: nnx.Module, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, backbone: nnx.Module, num_classes: int, *, hidden: int = 0, dropout: float = 0.0, rngs: nnx.Rngs
+    ):
         self.backbone = backbone
-        self.head = nnx.Linear(backbone.width, num_classes, rngs=rngs)
+        self.hidden = nnx.Linear(backbone.width, hidden, rngs=rngs) if hidden else None
+        self.dropout = Dropout(dropout)
+        self.head = nnx.Linear(hidden or backbone.width, num_classes, rngs=rngs)
 
     def __call__(
         self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, "b c"], Float[Array, "b d"]]:
-        """Logits and embedding, both float32."""
+        """Logits and the backbone's embedding, both float32."""
         embedding = self.backbone(batch, train=train, rngs=rngs).astype(jnp.float32)
-        return self.head(embedding), embedding
+        if self.hidden is None:
+            return self.head(embedding), embedding
+        return self.head(self.dropout(nnx.relu(self.hidden(embedding)), train=train, rngs=rngs)), embedding
 
 
 class Classify:
@@ -43,6 +50,8 @@ class Classify:
         data: "Data | None" = None,
         *,
         num_classes: int = 0,
+        hidden: int = 0,
+        dropout: float = 0.0,
         label_smoothing: float = 0.0,
         focal_gamma: float = 0.0,
         class_weights: str = "none",
@@ -52,6 +61,7 @@ class Classify:
         Args:
           data: where class names and counts come from; None for a dry run without a dataset.
           num_classes: checked against the dataset; 0 takes the dataset's.
+          hidden, dropout: of a layer between embedding and logits; 0 for a linear head.
           label_smoothing, focal_gamma: see `losses.cross_entropy`.
           class_weights: "inverse" or "sqrt" of the training frequency, with mean 1 over examples; "none".
           logit_adjustment: tau added as tau * log prior while training (Menon et al. 2021); 0.0 disables.
@@ -66,6 +76,7 @@ class Classify:
         if num_classes and num_classes != found:
             raise ValueError(f"config.task.num_classes={num_classes}, but {data.root} has {found} classes")
         self.num_classes = found
+        self.hidden, self.dropout = hidden, dropout
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.class_weight = np.ones(found, np.float32)
         self.log_prior = np.zeros(found, np.float32)
@@ -83,13 +94,13 @@ class Classify:
         return {"num_classes": self.num_classes}
 
     def assemble(self, model: nnx.Module, *, rngs: nnx.Rngs) -> Classifier:
-        return Classifier(model, self.num_classes, rngs=rngs)
+        return Classifier(model, self.num_classes, hidden=self.hidden, dropout=self.dropout, rngs=rngs)
 
     def loss(self, model: Classifier, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
         """Mean cross-entropy over labelled valid examples, and top-1 in % of the training batch."""
         logits, _ = model(batch, train=True, rngs=rngs)
         labels = batch["label"]
-        weight = (batch["valid"] & (labels >= 0)).astype(jnp.float32)
+        weight = (batch["valid"] & (labels >= 0) & batch.get("observed", True)).astype(jnp.float32)
         adjusted = logits + jnp.asarray(self.log_prior)
         per_example = losses.cross_entropy(
             adjusted, labels, smoothing=self.label_smoothing, focal_gamma=self.focal_gamma
@@ -98,10 +109,17 @@ class Classify:
         return losses.weighted_mean(per_example, weight), {"top1": 100.0 * losses.weighted_mean(right, weight)}
 
     def predict(self, model: Classifier, batch: Batch) -> Mapping[str, Array]:
-        """`logits` and `probs` [b c], `embedding` [b d], and the `loss` [b] of each labelled example."""
+        """`logits` and `probs` [b c], `embedding` [b d], and the `loss` [b] of each labelled example.
+
+        For data that says so, `observed` [b]: a clip that shows nothing gets equal probabilities and counts as an error.
+        """
         logits, embedding = model(batch, train=False)
+        said = {}
+        if "observed" in batch:
+            said = {"observed": batch["observed"]}
+            logits = jnp.where(batch["observed"][:, None], logits, 0.0)
         loss = losses.cross_entropy(logits, batch["label"])
-        return {"logits": logits, "probs": jax.nn.softmax(logits), "embedding": embedding, "loss": loss}
+        return {"logits": logits, "probs": jax.nn.softmax(logits), "embedding": embedding, "loss": loss} | said
 
     def saliency(self, model: Classifier, batch: Batch, label: Int[Array, " b"]) -> Float[Array, "b n"]:
         """How much each track matters: norm of the gradient of a class logit with respect to the track, divided by the

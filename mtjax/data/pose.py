@@ -1,0 +1,108 @@
+"""Poses of one person a frame, turned into motion features on the device."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mtjax import lookup
+from mtjax.data.pipeline import Data, stack
+from mtjax.data.skeletons import Skeleton
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes of a training clip; 0.0 disables each.
+
+    Attributes:
+      mirror: probability of the mirror image (left and right joints change places, x changes its sign).
+      rotate_deg: largest angle in the image plane. scale: largest relative change of all velocities.
+      time_crop: largest share of the clip's frames hidden at its ends. drop_joints: probability that a joint of a clip is hidden.
+      noise: standard deviation added to velocities, in their own unit.
+    """
+
+    mirror: float = 0.0
+    rotate_deg: float = 0.0
+    scale: float = 0.0
+    time_crop: float = 0.0
+    drop_joints: float = 0.0
+    noise: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pose(Data):
+    """The `data` section for body motion (motion_guidance.md §1). Batches hold
+
+    - `motion` float32 [b t f]: vx, vy, speed of each joint (f = 3 × joints), 0 where a joint is not seen;
+    - `row_valid` bool [b t] and `row_frame` int32 [b t]: whether a row is real, and the frame that it comes from;
+    - `observed` bool [b]: False for a clip without any valid frame.
+
+    Attributes:
+      column: e.g. "pose" or "pose.vitpose_b"; field: which of its fields, [t joints 3] with x, y, score.
+      skeleton: import path under `mtjax.data`, e.g. "skeletons.COCO_17".
+      max_rows: t; longer clips are thinned out evenly after the differences were taken.
+      min_score, min_visible, min_scale, scale: see `motion_features.motion`; `min_scale` is in the column's unit.
+      augment: keywords of `Augment`.
+    """
+
+    column: str = "pose"
+    field: str = "pose"
+    skeleton: str = "skeletons.COCO_17"
+    max_rows: int = 256
+    min_score: float = 0.8
+    min_visible: int = 9
+    min_scale: float = 8.0
+    scale: bool = True
+    augment: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        lookup.check_keywords(Augment, self.augment, "data.augment")
+        if not isinstance(self.body, Skeleton):
+            raise lookup.ConfigError(f"config.data.skeleton={self.skeleton!r} is not a Skeleton")
+
+    @functools.cached_property
+    def body(self) -> Skeleton:
+        return lookup.resolve("data", self.skeleton)
+
+    @property
+    def augmentation(self) -> Augment:
+        return Augment(**self.augment)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        frames = self.stored_frames if self.present else self.max_rows
+        return {"pose": ((frames, len(self.body), 3), np.float32), "length": ((), np.int32)}
+
+    @functools.cached_property
+    def stored_frames(self) -> int:
+        """Frames that hold any clip; checks that the column's joints are the skeleton's."""
+        schema = self.columns[0].spec.schema
+        if self.field not in schema:
+            raise ValueError(f"config.data.field={self.field!r}: column {self.column!r} has {sorted(schema)}")
+        shape, joints = schema[self.field].shape, self.body.joints
+        if shape[1:] != (len(joints), 3):
+            raise ValueError(
+                f"column {self.column!r}, field {self.field!r}: {self.skeleton} needs (t, {len(joints)}, 3), found {shape}"
+            )
+        named = tuple(self.catalog.info.get("joint_names", joints))
+        if named != joints:
+            raise ValueError(
+                f"{self.root}: its joints are {named}, those of config.data.skeleton={self.skeleton!r} {joints}"
+            )
+        return self.columns[0].longest(self.field)
+
+    def decode(self, values: list[tuple[dict, ...] | None]) -> dict[str, np.ndarray]:
+        clips = [record and record[0][self.field] for record in values]
+        pose, length = stack(clips, (self.stored_frames, len(self.body), 3), np.float32)
+        return {"pose": pose, "length": length}
+
+    def prepare(self, batch, *, train: bool, key=None):
+        from mtjax.data import motion_features  # JAX: not for reader processes
+
+        return motion_features.prepare(self, batch, key if train else None)
