@@ -1,5 +1,6 @@
 """Layers that several models share."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -26,11 +27,13 @@ class SelfAttention(nnx.Module):
         self.qkv = nnx.LinearGeneral(width, (3, heads, per_head), dtype=dtype, rngs=rngs)
         self.out = nnx.LinearGeneral((heads, per_head), width, axis=(-2, -1), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n d"], attend: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
-        """`attend`: True for the tokens that may be looked at."""
+    def __call__(
+        self, x: Float[Array, "b n d"], attend: Bool[Array, "b n"] | None = None, *, causal: bool = False
+    ) -> Float[Array, "b n d"]:
+        """`attend`: True for the tokens that may be looked at; `causal`: a token sees itself and those before it."""
         q, k, v = (part.squeeze(-3) for part in jnp.split(self.qkv(x), 3, axis=-3))
         mask = None if attend is None else attend[:, None, None, :]
-        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask))
+        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal))
 
 
 class EncoderLayer(nnx.Module):
@@ -64,6 +67,35 @@ class EncoderLayer(nnx.Module):
         x = self.attention_norm(x + drop(self.attention(x, attend)))
         hidden = ACTIVATIONS[self.activation](self.up(x))
         return self.mlp_norm(x + drop(self.down(drop(hidden))))
+
+
+class PreNormLayer(nnx.Module):
+    """A transformer layer with the norms before attention and MLP, as in ViT and CLIP; no dropout."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        feed_forward: int,
+        *,
+        activation: str = "quick_gelu",
+        epsilon: float = 1e-5,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        norm = functools.partial(nnx.LayerNorm, width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.attention = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
+        self.up = nnx.Linear(width, feed_forward, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(feed_forward, width, dtype=dtype, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "b n d"], *, causal: bool = False) -> Float[Array, "b n d"]:
+        return self.mlp(x + self.attention(self.attention_norm(x), causal=causal))
+
+    def mlp(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The second half of the layer, residual included."""
+        return x + self.down(ACTIVATIONS[self.activation](self.up(self.mlp_norm(x))))
 
 
 class Dropout(nnx.Module):

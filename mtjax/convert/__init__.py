@@ -1,0 +1,93 @@
+"""Published weights → our modules. `load("xclip", SRC)` from Python, `python -m mtjax.convert xclip SRC OUT` from a shell.
+
+A converted model is a folder with `config.json` (which constructor, with which keywords) and `weights.safetensors` (our flat
+parameter names). Every array of the source is accounted for, or the conversion is refused.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from mtjax import lookup
+from mtjax.convert import names, weight_files
+from mtjax.convert.names import ConversionError
+
+KINDS = ("clip", "xclip")
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+
+
+def load(kind: str, source: str | Path, **changes: Any) -> nnx.Module:
+    """The module with its weights, in evaluation mode.
+
+    Args:
+      kind: one of KINDS.
+      source: Hugging Face folder or id, `.safetensors`, the authors' PyTorch file, or a folder that `save` wrote.
+      changes: constructor keywords that change no parameter, e.g. dtype="bfloat16", remat=True.
+
+    Raises:
+      ConversionError: the source cannot be read or does not fit.
+    """
+    keywords, params = convert(kind, source)
+    return build(kind, keywords | changes, params)
+
+
+def convert(kind: str, source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(constructor keywords, our parameters by path)."""
+    room = room_of(kind)
+    folder = Path(source)
+    if (folder / WEIGHTS).is_file():
+        from safetensors.numpy import load_file
+
+        saved = json.loads((folder / CONFIG).read_text())
+        if saved["name"] != room.CONSTRUCTOR:
+            raise ConversionError(f"{source} holds {saved['name']}, not {room.CONSTRUCTOR}")
+        return saved["keywords"], load_file(folder / WEIGHTS)
+    config, arrays = weight_files.read(source)
+    if room.is_official(arrays):
+        arrays = room.from_official(arrays)
+    arrays = {name: array for name, array in arrays.items() if not room.IGNORED.fullmatch(name)}
+    try:
+        keywords = room.settings(config, arrays)
+    except KeyError as e:
+        raise ConversionError(f"{source}: no array {e}; is this a checkpoint of {kind}?") from None
+    return keywords, names.to_ours(room.table(keywords), arrays)
+
+
+def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> nnx.Module:
+    """A module whose every parameter comes from `params`; nothing is initialised on the way."""
+    constructor = lookup.resolve("models", room_of(kind).CONSTRUCTOR)
+    module = nnx.eval_shape(lambda: constructor(**keywords, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(module)
+    filled = []
+    left = dict(params)
+    for path, variable in nnx.to_flat_state(state):
+        name = "/".join(map(str, path))
+        if name not in left or left[name].shape != variable.shape:
+            found = left[name].shape if name in left else "nothing"
+            raise ConversionError(f"{kind}: parameter {name} needs {variable.shape}, found {found}")
+        filled.append((path, variable.replace(left.pop(name))))
+    if left:
+        raise ConversionError(f"{kind}: {sorted(left)[:5]} are no parameters of {constructor.__name__}")
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def save(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray], folder: str | Path) -> None:
+    """Writes a folder that `load` reads."""
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(params), folder / WEIGHTS)
+    config = {"name": room_of(kind).CONSTRUCTOR, "keywords": dict(keywords)}
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def room_of(kind: str) -> Any:
+    if kind not in KINDS:
+        raise ConversionError(f"{kind!r}: kinds are {KINDS}")
+    return importlib.import_module(f"mtjax.convert.{kind}")

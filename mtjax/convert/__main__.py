@@ -1,0 +1,37 @@
+"""Converts published weights: `python -m mtjax.convert {clip,xclip} SRC OUT`; `--back` writes the published layout again."""
+
+import argparse
+import sys
+
+from mtjax import convert
+from mtjax.convert import names
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mtjax.convert", description=__doc__)
+    parser.add_argument("kind", choices=convert.KINDS)
+    parser.add_argument(
+        "source", help="Hugging Face folder or id, .safetensors, the authors' .pth, or a converted folder"
+    )
+    parser.add_argument("out", help="folder; with --back a .safetensors file with Hugging Face's names")
+    parser.add_argument("--back", action="store_true")
+    args = parser.parse_args(argv)
+    try:
+        keywords, params = convert.convert(args.kind, args.source)
+    except names.ConversionError as e:
+        print(f"mtjax: {e}", file=sys.stderr)
+        return 2
+    if args.back:
+        from safetensors.numpy import save_file
+
+        room = convert.room_of(args.kind)
+        save_file(names.to_theirs(room.table(keywords), params), args.out)
+    else:
+        convert.build(args.kind, keywords, params)  # proves that every parameter is there
+        convert.save(args.kind, keywords, params, args.out)
+    print(f"{args.out}: {len(params)} arrays, {sum(p.size for p in params.values()):,} parameters, {keywords}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
