@@ -14,7 +14,7 @@ from mtjax.experiment import config_hash, from_json
 from mtjax.lookup import ConfigError
 from mtjax.metrics_log import METRICS, read_metrics
 
-HIDDEN = ("n", "loss")  # metrics that the console table leaves out
+HIDDEN = ("n", "loss", "unobserved")  # metrics that the console table leaves out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,12 +121,7 @@ def to_ours(table: Sequence[Entry], arrays: Arrays) -> dict[str, np.ndarray]:
             f"the checkpoint does not fit: {len(missing)} arrays are missing {missing[:5]}, {len(unknown)} are not known "
             f"{unknown[:5]}"
         )
-    return {
-        e.ours: np.ascontiguousarray(e.to_ours(*(np.asarray(arrays[n], np.float32) for n in e.theirs)))
-        if np.ndim(arrays[e.theirs[0]])
-        else np.asarray(arrays[e.theirs[0]], np.float32)
-        for e in table
-    }
+    return {e.ours: np.array(e.to_ours(*(arrays[name] for name in e.theirs)), np.float32, order="C") for e in table}
 
 
 def to_theirs(table: Sequence[Entry], params: Arrays) -> dict[str, np.ndarray]:
