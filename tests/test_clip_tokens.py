@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 from conftest import REPO
 
 from mtjax.data import clip_tokens
@@ -22,7 +23,6 @@ AWKWARD = [
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """`transformers`' tokenizer over the same vocabulary."""
-    transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("clip")
     with gzip.open(VOCABULARY, "rt", encoding="utf-8") as file:
         merges = file.read().split("\n")[1 : clip_tokens.MERGES + 1]

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -166,13 +165,3 @@ def unit(x: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
     """L2-normalised, in float32."""
     x = x.astype(jnp.float32)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def resize_positions(table: Float[Array, "m d"], grid: int) -> Float[Array, "n d"]:
-    """A vision tower's position table (class token first) for another number of patches, by bicubic interpolation."""
-    before = round((len(table) - 1) ** 0.5)
-    if before == grid:
-        return table
-    square = table[1:].reshape(before, before, -1)
-    resized = jax.image.resize(square, (grid, grid, square.shape[-1]), "bicubic", antialias=False)
-    return jnp.concatenate([table[:1], resized.reshape(grid * grid, -1)])
