@@ -16,14 +16,11 @@ import time
 import jax
 
 from benchmarks import pairs
-from benchmarks.step_vs_torch import CLASSES, OPTIMIZER, PRESETS, make_batch
+from benchmarks.step_vs_torch import CLASSES, PRESETS, make_batch, make_program
 from configs import movt_mannequin
 from mtjax import experiment, sharding
 from mtjax.checkpoint import Checkpoints
-from mtjax.models import movt
-from mtjax.optim import Optimizer
 from mtjax.step import Program
-from mtjax.tasks.classify import Classify
 
 # What `Run.save` adds to a checkpoint, at the quick start's size.
 META = {
@@ -35,18 +32,10 @@ META = {
 }
 
 
-def make_program(model: str) -> Program:
+def model_widths(model: str) -> dict[str, object]:
+    """Constructor keywords of MovT: the quick start's, or a preset's."""
     quick_start = {k: v for k, v in experiment.plain(movt_mannequin.get_config())["model"].items() if k != "name"}
-    widths = quick_start if model == "quick_start" else PRESETS[model]
-    return Program(
-        model=lambda rngs: movt.MovT(**widths, rngs=rngs),
-        task=Classify(num_classes=CLASSES),
-        prepare=lambda batch, train, key: batch,
-        optimizer=Optimizer(**OPTIMIZER),
-        mesh=sharding.make_mesh(),
-        seed=0,
-        total_steps=1,
-    )
+    return quick_start if model == "quick_start" else PRESETS[model]
 
 
 def interval(program: Program, state, batch, seconds: float) -> tuple[object, list[float]]:
@@ -61,7 +50,7 @@ def interval(program: Program, state, batch, seconds: float) -> tuple[object, li
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
-    program = make_program(args.model)
+    program = make_program(model_widths(args.model))
     batch = sharding.to_global(
         make_batch(args.batch, 32, 32), sharding.local_positions(args.batch, program.mesh), args.batch, program.mesh
     )

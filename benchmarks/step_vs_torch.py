@@ -14,6 +14,8 @@ uncertainty. Absolute times mean nothing while something else runs on the machin
 import argparse
 import copy
 import os
+from collections.abc import Mapping
+from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the same GPU's memory
 
@@ -47,9 +49,9 @@ def make_batch(batch: int, frames: int, points: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_program(preset: str, dtype: str, accumulate: int = 1, chunk: int = 0) -> Program:
+def make_program(widths: Mapping[str, Any], dtype: str = "float32", accumulate: int = 1, chunk: int = 0) -> Program:
     return Program(
-        model=lambda rngs: movt.MovT(**PRESETS[preset], dtype=dtype, chunk=chunk, rngs=rngs),
+        model=lambda rngs: movt.MovT(**{**widths, "dtype": dtype, "chunk": chunk}, rngs=rngs),
         task=Classify(num_classes=CLASSES),
         prepare=lambda batch, train, key: batch,
         optimizer=Optimizer(**OPTIMIZER),
@@ -174,7 +176,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     arrays = make_batch(args.batch, args.frames, args.points)
-    program = make_program(args.preset, args.dtype, args.accumulate, args.chunk)
+    program = make_program(PRESETS[args.preset], args.dtype, args.accumulate, args.chunk)
     gmacs = complexity.forward_gmacs(program, arrays, args.batch)
     sides = {} if args.ours_only else {"torch": pytorch(args, arrays)}
     sides |= {"mtjax": ours(program, arrays)}
