@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import pairs, synthetic
+from mtjax.data.batches import training_batches
 from mtjax.data.order import Order
-from mtjax.data.pipeline import training_batches
 from mtjax.data.tracks import Tracks
 
 

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from mtjax import checkpoint, distributed, sharding
 from mtjax.data import catalog
-from mtjax.data.pipeline import evaluation_batches
+from mtjax.data.batches import evaluation_batches
 from mtjax.experiment import Experiment, from_json
 from mtjax.lookup import ConfigError
 from mtjax.resume import checkpoints_of

@@ -17,7 +17,7 @@ from absl import flags, logging
 
 from mtjax import distributed, scoring, sharding
 from mtjax.checkpoint import NoGoodCheckpoint
-from mtjax.data.pipeline import training_batches
+from mtjax.data.batches import training_batches
 from mtjax.dry_run import dry_run
 from mtjax.evaluate import Interrupted
 from mtjax.experiment import Experiment, parse_flags
@@ -41,7 +41,7 @@ class Preempted(Exception):
 def feed(exp: Experiment, start: int) -> Iterator[tuple[Any, Any]]:
     """What `train_step` takes for each step from `start` on: (batch, fetch)."""
     if exp.data.cache == "device":
-        clips = exp.data.read(exp.data.training_clips())
+        clips = exp.data.read(exp.data.training_clips(), train=True)
         table = sharding.replicate(clips, exp.mesh)
         for step in range(start, exp.total_steps):
             yield (table, exp.order.cursor(step)), exp.fetch

@@ -7,9 +7,9 @@ from conftest import make_tracks_dataset
 
 from mtjax import records, sharding
 from mtjax.data import column_writer, columns
+from mtjax.data.batches import evaluation_batches, training_batches
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.order import Order
-from mtjax.data.pipeline import evaluation_batches, training_batches
 from mtjax.data.tracks import Tracks
 
 

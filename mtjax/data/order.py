@@ -46,6 +46,28 @@ class Order:
     def __call__(self, step: int) -> np.ndarray:
         return self.positions(self.cursor(step))
 
+    def seeds(self, step: int) -> np.ndarray:
+        """uint64 [global_batch]: for what the host draws at random for each row of a step's batch."""
+        return _seeds(np.uint64(step * self.global_batch) + np.arange(self.global_batch, dtype=np.uint64), self.seed)
+
+
+def copy_seeds(clips: np.ndarray, copy: int) -> np.ndarray:
+    """uint64 [b]: for the `copy`-th augmented view of clips (rows of the catalog), whatever batch they come in."""
+    return _seeds(np.asarray(clips, np.uint64), ~copy)
+
+
+def _seeds(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """SplitMix64's mixing of a number and a seed."""
+    x = numbers + _splitmix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    return _splitmix(x)
+
+
+def _splitmix(x: np.ndarray) -> np.ndarray:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
 
 def _mix(x: Any) -> Any:
     """MurmurHash3's 32-bit finaliser."""

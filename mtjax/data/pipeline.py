@@ -1,19 +1,17 @@
-"""From a dataset root to batches: which clips a run uses, how their columns are joined, and in what order they arrive."""
+"""From a dataset root to arrays: which clips a run uses, what is known of them, how their columns are joined."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from mtjax import records
 from mtjax.data import catalog as catalogs
 from mtjax.data.columns import Column
-from mtjax.data.order import Order
 
 MISSING = ("drop", "mask")
 ON_CORRUPT = ("raise", "skip")
@@ -30,7 +28,11 @@ class Data:
       train: split to train on. val: split to select on; "" holds out `holdout` of train instead.
       holdout: share of the (reduced) training clips kept aside as split "val"; 0.0 disables.
       classes: class names to keep, renumbered in this order; () keeps all.
-      fraction, k_shot: of the labelled training clips (see `catalog.select`); subset_seed: of that choice and the holdout.
+      fraction, k_shot: of the labelled training clips (see `catalog.reduce`); subset_seed: of that choice and the holdout.
+      shots: file that lists the labelled training clips instead (`catalog.listed`); "" for none.
+      unlabelled: splits whose clips are trained on as well, without their labels, for a teacher to label: with
+        ("train", "val") and k_shot=2 two clips a class have a label and all clips a teacher. `holdout` then comes first.
+      teacher: column with the field `probs` [classes] that `mtjax.predict` wrote; "" for none.
       balance: repeat clips of rare classes so that an epoch sees every class about equally often.
       missing: "drop" clips without a record, or "mask": keep them with nothing visible.
       on_corrupt: "raise" at a damaged record, or "skip": count it and give it no weight.
@@ -47,6 +49,9 @@ class Data:
     fraction: float = 1.0
     k_shot: int = 0
     subset_seed: int = 0
+    shots: str = ""
+    unlabelled: tuple[str, ...] = ()
+    teacher: str = ""
     balance: bool = False
     missing: str = "drop"
     on_corrupt: str = "raise"
@@ -59,6 +64,8 @@ class Data:
                 raise ValueError(f"config.data.{field}={getattr(self, field)!r}: must be one of {known}")
         if self.val and self.holdout:
             raise ValueError(f"config.data: val={self.val!r} and holdout={self.holdout} exclude each other")
+        if self.shots and (self.k_shot or self.fraction != 1.0):
+            raise ValueError("config.data: shots lists the labelled clips, so k_shot and fraction have to be 0 and 1.0")
 
     # What a modality adds.
 
@@ -71,8 +78,13 @@ class Data:
         """Name → (shape without b, dtype) of what `decode` gives."""
         raise TypeError(f"{type(self).__name__} has no element_spec")
 
-    def decode(self, values: list[tuple[dict, ...] | None]) -> dict[str, np.ndarray]:
-        """One tuple of records a clip (in the order of `column_names`; None: no data) → arrays with leading dimension b."""
+    def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Records → arrays with leading dimension b.
+
+        Args:
+          values: one tuple of records a clip, in the order of `column_names`; None: no data.
+          seeds: uint64 [b] of whatever is drawn at random on the host; None outside training.
+        """
         raise TypeError(f"{type(self).__name__} does not decode")
 
     def prepare(self, batch, *, train: bool, key=None):
@@ -118,25 +130,71 @@ class Data:
         )
 
     @functools.cached_property
-    def fingerprint(self) -> dict[str, str]:
-        """Of everything that training reads: the catalog and each column's content."""
-        return {"catalog": self.catalog.fingerprint} | {c.spec.name: c.fingerprint for c in self.columns}
+    def teacher_column(self) -> Column | None:
+        """Raises ValueError when its soft labels are not over this dataset's classes."""
+        if not self.teacher:
+            return None
+        column = Column(self.root, self.teacher)
+        of_probs = column.spec.schema.get("probs")
+        told = column.spec.parameters.get("class_names", list(self.class_names))
+        if of_probs is None or of_probs.shape != (len(self.class_names),) or list(told) != list(self.class_names):
+            raise ValueError(
+                f"config.data.teacher={self.teacher!r}: needs a field `probs` [{len(self.class_names)}] over the classes of "
+                f"{self.root}, found {column.spec.schema} over {list(told)[:5]} …"
+            )
+        return column
 
     @functools.cached_property
-    def _train_and_val(self) -> tuple[np.ndarray, np.ndarray]:
+    def fingerprint(self) -> dict[str, str]:
+        """Of everything that training reads: the catalog and each column's content."""
+        read = [*self.columns, *([self.teacher_column] if self.teacher else [])]
+        return {"catalog": self.catalog.fingerprint} | {c.spec.name: c.fingerprint for c in read}
+
+    @functools.cached_property
+    def _chosen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64, sorted: the training clips, those among them whose label is used, the validation clips."""
         kept = {"fraction": self.fraction, "k_shot": self.k_shot, "seed": self.subset_seed}
-        train = catalogs.select(self.catalog, self.train, classes=self.classes, **kept)
-        train = self._with_records(train, self.train)
+        whole = catalogs.select(self.catalog, self.train, classes=self.classes)
+        if not self.unlabelled:
+            labelled = self._labelled(whole, kept)
+            val = self.rows(self.val) if self.val else np.array([], np.int64)
+            if self.holdout:
+                labelled, val = catalogs.hold_out(self.catalog, labelled, self.holdout, self.subset_seed)
+            return labelled, labelled, val
+        others = [catalogs.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
+        others = self._with_records(np.unique(np.concatenate(others)), "+".join(self.unlabelled))
+        val = self.rows(self.val) if self.val else np.array([], np.int64)
         if self.holdout:
-            return catalogs.hold_out(self.catalog, train, self.holdout, self.subset_seed)
-        return train, self.rows(self.val) if self.val else np.array([], np.int64)
+            pool = np.union1d(whole, others)
+            pool, val = catalogs.hold_out(self.catalog, pool, self.holdout, self.subset_seed)
+            whole, others = np.intersect1d(whole, pool), np.intersect1d(others, pool)
+        labelled = self._labelled(whole, kept)
+        return np.union1d(labelled, others), labelled, val
+
+    def _labelled(self, rows: np.ndarray, kept: Mapping[str, Any]) -> np.ndarray:
+        if not self.shots:
+            return self._with_records(catalogs.reduce(self.catalog, rows, **kept), self.train)
+        wanted = catalogs.listed(self.catalog, self.shots)
+        if outside := [self.catalog.clips[r].id for r in np.setdiff1d(wanted, rows)]:
+            raise catalogs.CatalogError(
+                f"{self.shots}: {len(outside)} clips are not in split {self.train!r} (or held out): {outside[:3]}"
+            )
+        return self._with_records(wanted, self.train)
+
+    @functools.cached_property
+    def training_labels(self) -> np.ndarray:
+        """int32 [clips]: `labels`, -1 for the clips whose label training must not see."""
+        train, labelled, _ = self._chosen
+        labels = self.labels.copy()
+        labels[np.setdiff1d(train, labelled)] = catalogs.UNLABELLED
+        return labels
 
     def rows(self, split: str) -> np.ndarray:
         """int64 [n], sorted: the clips of "train", "val", or any split of the catalog that the columns allow."""
         if split == "train":
-            return self._train_and_val[0]
+            return self._chosen[0]
         if split == "val" and (self.holdout or self.val not in ("", "val")):
-            return self._train_and_val[1]
+            return self._chosen[2]
         return self._with_records(catalogs.select(self.catalog, split, classes=self.classes), split)
 
     def _with_records(self, rows: np.ndarray, split: str) -> np.ndarray:
@@ -157,26 +215,57 @@ class Data:
         rows = self.rows("train")
         if not self.balance:
             return rows
-        labels = self.labels[rows]
+        labels = self.training_labels[rows]
         most = np.bincount(labels[labels >= 0]).max()
         return np.concatenate([np.resize(rows[labels == c], most) for c in np.unique(labels)])
 
-    def read(self, clips: np.ndarray, valid: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(
+        self,
+        clips: np.ndarray,
+        valid: np.ndarray | None = None,
+        *,
+        train: bool = False,
+        seeds: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
         """Reads, verifies and decodes some clips.
 
         Args:
           clips: rows of the catalog, [b]. valid: bool [b]; False rows are padding and are not read.
+          train: hides the labels that training must not see. seeds: see `decode`.
 
         Returns:
-          what `decode` gives, and `clip` int32 [b], `label` int32 [b], `target` float32 [b, targets], `valid` bool [b].
+          what `decode` gives, and `clip` int32 [b], `label` int32 [b], `target` float32 [b, targets], `valid` bool [b];
+          with a teacher `teacher` float32 [b, classes] and `taught` bool [b], False where its column has no record.
         """
         valid = np.ones(len(clips), bool) if valid is None else valid.copy()
+        values, corrupt = self._records(self.columns, clips, valid)
+        valid &= ~corrupt
+        batch = self.decode(values, seeds) | {
+            "clip": np.asarray(clips, np.int32),
+            "label": (self.training_labels if train else self.labels)[clips],
+            "target": self.targets[clips],
+            "valid": valid,
+        }
+        if not self.teacher:
+            return batch
+        values, _ = self._records((self.teacher_column,), clips, valid)
+        nothing = np.zeros(len(self.class_names), np.float32)
+        return batch | {
+            "teacher": np.stack([nothing if v is None else np.asarray(v[0]["probs"], np.float32) for v in values]),
+            "taught": np.array([v is not None for v in values], bool),
+        }
+
+    def _records(
+        self, read_from: tuple[Column, ...], clips: np.ndarray, valid: np.ndarray
+    ) -> tuple[list[tuple[dict, ...] | None], np.ndarray]:
+        """The joined records of each clip, None for padding and where one is missing; bool [b]: which were damaged."""
         ids = [self.catalog.clips[r].id for r in clips]
-        located = [c.rows(ids) for c in self.columns]
+        located = [c.rows(ids) for c in read_from]
         wanted = valid & np.all([at >= 0 for at in located], axis=0)
         values: list[tuple[dict, ...] | None] = [None] * len(clips)
+        corrupt = np.zeros(len(clips), bool)
         try:
-            joined = [c.read(at[wanted]) for c, at in zip(self.columns, located, strict=True)]
+            joined = [c.read(at[wanted]) for c, at in zip(read_from, located, strict=True)]
             for i, together in zip(np.flatnonzero(wanted), zip(*joined, strict=True), strict=True):
                 values[i] = together
         except records.CorruptRecord:
@@ -184,16 +273,11 @@ class Data:
                 raise
             for i in np.flatnonzero(wanted):
                 try:
-                    values[i] = tuple(c.read(at[[i]])[0] for c, at in zip(self.columns, located, strict=True))
+                    values[i] = tuple(c.read(at[[i]])[0] for c, at in zip(read_from, located, strict=True))
                 except records.CorruptRecord as e:
-                    valid[i] = False
+                    corrupt[i] = True
                     logging.warning("skipped (data.on_corrupt=skip): %s", e)
-        return self.decode(values) | {
-            "clip": np.asarray(clips, np.int32),
-            "label": self.labels[clips],
-            "target": self.targets[clips],
-            "valid": valid,
-        }
+        return values, corrupt
 
     def fake(self, batch: int, num_classes: int) -> dict[str, np.ndarray]:
         """Random decoded arrays of the right shapes, for `--dry_run` on a machine without the data."""
@@ -204,6 +288,8 @@ class Data:
             "label": np.arange(batch, dtype=np.int32) % num_classes,
             "target": np.zeros((batch, num_classes), np.float32),
             "valid": np.ones(batch, bool),
+            "teacher": np.full((batch, num_classes), 1 / num_classes, np.float32),
+            "taught": np.ones(batch, bool),
         }
 
 
@@ -218,60 +304,3 @@ def stack(clips: list[np.ndarray | None], shape: tuple[int, ...], dtype: Any) ->
             array[i, : len(clip)] = clip
         array[i, length[i] :] = 0
     return array, length
-
-
-@dataclasses.dataclass
-class _ReadStep(grain.transforms.Map):
-    """Step → this process's rows of the global batch of that step. Batched before anything is read: Grain's Python is
-    paid once a batch, not once a record."""
-
-    data: Data
-    clips: np.ndarray
-    order: Order
-    local: np.ndarray
-
-    def map(self, step):
-        return self.data.read(self.clips[self.order(int(step))[self.local]])
-
-
-@dataclasses.dataclass
-class _ReadBlock(grain.transforms.Map):
-    """Number of a block → this process's rows of `clips[block]`, padded at the end."""
-
-    data: Data
-    clips: np.ndarray
-    global_batch: int
-    local: np.ndarray
-
-    def map(self, block):
-        wanted = int(block) * self.global_batch + self.local
-        inside = wanted < len(self.clips)
-        return self.data.read(self.clips[np.where(inside, wanted, 0)], inside)
-
-
-def training_batches(
-    data: Data, order: Order, local: np.ndarray, start: int, stop: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of steps start..stop-1; `local` are this process's positions in the global batch."""
-    reader = _ReadStep(data, data.training_clips(), order, local)
-    return _iterate(grain.MapDataset.range(start, stop).map(reader), data.workers)
-
-
-def evaluation_batches(
-    data: Data, clips: np.ndarray, global_batch: int, local: np.ndarray
-) -> Iterator[dict[str, np.ndarray]]:
-    """Every clip exactly once in order; the last batch is padded with `valid` False."""
-    reader = _ReadBlock(data, clips, global_batch, local)
-    return _iterate(grain.MapDataset.range(-(-len(clips) // global_batch)).map(reader), data.workers)
-
-
-def _iterate(dataset: grain.MapDataset, workers: int) -> Iterator[dict[str, np.ndarray]]:
-    # One reading thread: more of them fight for the interpreter lock and cut the throughput to a third (measured).
-    batches = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=0 if workers else 1, prefetch_buffer_size=0 if workers else 2)
-    )
-    if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads absl flags when it starts processes (google/grain#1355)
-            flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    return iter(batches)

@@ -97,7 +97,7 @@ class Pose(Data):
             )
         return self.columns[0].longest(self.field)
 
-    def decode(self, values: list[tuple[dict, ...] | None]) -> dict[str, np.ndarray]:
+    def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
         clips = [record and record[0][self.field] for record in values]
         pose, length = stack(clips, (self.stored_frames, len(self.body), 3), np.float32)
         return {"pose": pose, "length": length}

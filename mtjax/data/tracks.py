@@ -113,7 +113,7 @@ class Tracks(Data):
         frames, points, dtype = self.stored_shape if self.present else asked
         return {"tracks": ((frames, points, 3), dtype), "length": ((), np.int32)}
 
-    def decode(self, values: list[tuple[dict, ...] | None]) -> dict[str, np.ndarray]:
+    def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
         """Stacks clips, padding with zeros at the end; `length` int32 [b] is 0 where there is no data."""
         frames, points, dtype = self.stored_shape
         clips = [record and record[0][self.field] for record in values]
