@@ -36,12 +36,15 @@ class Train:
     """The `train` section.
 
     Attributes:
-      batch: examples a step over all devices. accumulate: micro-batches it is split into.
-      epochs: passes over the training clips; steps: overrides epochs unless 0.
+      batch: examples a step over all devices; 0 takes all training clips (L-BFGS). accumulate: micro-batches of it.
+      epochs: passes over the training clips, 0.0 scores the first weights as they are; steps: overrides epochs unless 0.
+      init: weights to begin with, a folder of `mtjax.convert` (they become the backbone's) or a workdir; "" for random ones.
+      init_skip: regexes of what is not taken from there. init_new: regexes of our parameters that are not there, e.g. "^head".
       log_every: steps between progress lines. eval_every: epochs between evaluations of `watch`; 0.0 only at the end.
       watch: names of evals to run while training; the first one's loss drives the plateau schedule.
       select: metric that picks the checkpoint to keep and to test, e.g. "val/top1"; "" tests the last step.
-      select_mode: "max" or "min".
+      select_mode: "max" or "min". patience: stop once so many evaluations in a row have not brought `select` forward by
+        `min_delta` (in its unit, %) all together; 0 disables.
       save_every: steps between checkpoints; 0 saves at evaluations and at the end only. keep: latest checkpoints kept.
       checkpoints: their folder, in WORKDIR unless absolute, or a gs:// URL that no other run uses (extra `gcs`).
       max_skipped: steps with a non-finite loss or gradient that may be left out before the run stops.
@@ -60,6 +63,11 @@ class Train:
     watch: tuple[str, ...] = ()
     select: str = ""
     select_mode: str = "max"
+    patience: int = 0
+    min_delta: float = 0.0
+    init: str = ""
+    init_skip: tuple[str, ...] = ()
+    init_new: tuple[str, ...] = ()
     save_every: int = 0
     keep: int = 2
     checkpoints: str = "checkpoints"
@@ -69,12 +77,14 @@ class Train:
     wandb: str = ""
 
     def __post_init__(self):
-        if self.batch < 1 or self.batch % self.accumulate:
+        if self.batch < 0 or self.accumulate < 1 or self.batch % self.accumulate:
             raise ConfigError(f"config.train.batch={self.batch} must be a multiple of accumulate={self.accumulate}")
         if self.select_mode not in ("max", "min"):
             raise ConfigError(f"config.train.select_mode={self.select_mode!r}: must be 'max' or 'min'")
         if self.select and self.select.split("/")[0] not in self.watch:
             raise ConfigError(f"config.train.select={self.select!r}: its eval must be in train.watch={self.watch}")
+        if self.patience and not self.select:
+            raise ConfigError(f"config.train.patience={self.patience}: needs a metric to watch in train.select")
 
 
 class Experiment:
@@ -96,7 +106,12 @@ class Experiment:
 
                 preprocessing_door.generate(self.data.generate, self.data.root)
             self.data.element_spec()
-        self.task: Task = lookup.build("tasks", config["task"], None if fake else self.data, where="task")
+        if not self.train.batch:
+            everything = jax.device_count() if fake else len(self.data.training_clips())
+            self.train = dataclasses.replace(self.train, batch=everything)
+        self.task: Task = lookup.build(
+            "tasks", self._with_teacher(config["task"]), None if fake else self.data, where="task"
+        )
         self.optimizer: Optimizer = _construct(Optimizer, config["optimizer"], "optimizer")
         mesh = dict(config["mesh"])
         rules = mesh.pop("rules", ())
@@ -125,6 +140,29 @@ class Experiment:
             accumulate=self.train.accumulate,
         )
 
+    def _with_teacher(self, section: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A task that names a teacher's workdir gets the teacher."""
+        if not section.get("teacher"):
+            return section
+        from mtjax import trained  # which builds an Experiment in turn
+
+        return dict(section) | {"teacher": trained.teacher(section["teacher"])}
+
+    def initial_weights(self) -> dict[str, Any]:
+        """Path → array of what a fresh state does not draw at random: `train.init`, a frozen teacher.
+
+        Raises:
+          ConfigError: `train.init` does not fit the model.
+        """
+        from mtjax import trained
+
+        weights = dict(getattr(self.task, "weights", {}))
+        if self.train.init:
+            shapes = self.program.shapes["params"] | self.program.shapes["rest"]
+            ours = {name: leaf for name, leaf in shapes.items() if name not in weights}
+            weights |= trained.fitting(self.train.init, ours, skip=self.train.init_skip, new=self.train.init_new)
+        return weights
+
     @functools.cached_property
     def order(self) -> Order:
         return Order(len(self.data.training_clips()), self.train.batch, self.seed)
@@ -135,7 +173,9 @@ class Experiment:
 
     @property
     def total_steps(self) -> int:
-        return self.train.steps or max(round(self.train.epochs * self.steps_per_epoch), 1)
+        if self.train.steps or not self.train.epochs:
+            return self.train.steps
+        return max(round(self.train.epochs * self.steps_per_epoch), 1)
 
     @functools.cached_property
     def fetch(self):

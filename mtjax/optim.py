@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-NAMES = ("adamw", "sgd")
+NAMES = ("adamw", "sgd", "lbfgs")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
 DECAYED = ("all", "matrices")
 
@@ -18,8 +18,10 @@ class Optimizer:
     """The `optimizer` section.
 
     Attributes:
-      name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient, as PyTorch does).
+      name: "adamw" (decoupled decay), "sgd" (momentum; decay added to the gradient, as PyTorch does), or "lbfgs" for small
+        convex problems: full batches, no dropout. It searches its own step length, so `lr` and schedules do not apply.
       b1, b2, eps: Adam's. momentum: SGD's; 0.0 for none.
+      memory: gradients that L-BFGS remembers.
       lr: peak learning rate. warmup: steps of linear warm-up from 0.
       weight_decay: 0.0 disables. decayed: "all" parameters (PyTorch's default) or "matrices" only.
       clip_norm: of the global gradient; 0.0 disables.
@@ -30,7 +32,8 @@ class Optimizer:
     """
 
     name: str = "adamw"
-    lr: float
+    lr: float = 0.0
+    memory: int = 10
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -51,6 +54,19 @@ class Optimizer:
         for field, known in (("name", NAMES), ("schedule", SCHEDULES), ("decayed", DECAYED)):
             if getattr(self, field) not in known:
                 raise ValueError(f"config.optimizer.{field}={getattr(self, field)!r}: must be one of {known}")
+        if self.searches:
+            useless = ("lr", "weight_decay", "clip_norm", "warmup", "ema")
+            if given := [name for name in useless if getattr(self, name)] + ["schedule"] * (
+                self.schedule != "constant"
+            ):
+                raise ValueError(f"config.optimizer: lbfgs takes no {given}; regularise with task.penalty")
+        elif self.lr <= 0:
+            raise ValueError(f"config.optimizer.lr={self.lr}: must be positive")
+
+    @property
+    def searches(self) -> bool:
+        """Whether an update evaluates the loss at other parameters."""
+        return self.name == "lbfgs"
 
     def learning_rate(self, total_steps: int) -> optax.Schedule:
         """Step → learning rate, before the plateau factor."""
@@ -66,7 +82,9 @@ class Optimizer:
             return schedule
         return optax.join_schedules([optax.linear_schedule(0.0, self.lr, self.warmup), schedule], [self.warmup])
 
-    def transform(self, total_steps: int) -> optax.GradientTransformation:
+    def transform(self, total_steps: int) -> optax.GradientTransformationExtraArgs:
+        if self.searches:
+            return optax.lbfgs(memory_size=self.memory)
         mask = (lambda params: {k: v.ndim > 1 for k, v in params.items()}) if self.decayed == "matrices" else None
         decay = optax.add_decayed_weights(self.weight_decay, mask) if self.weight_decay else optax.identity()
         if self.name == "adamw":

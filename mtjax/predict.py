@@ -19,33 +19,12 @@ from mtjax import checkpoint, overlay, preprocessing_door, records, sharding
 from mtjax.data import column_writer, columns
 from mtjax.data.tracks import Tracks
 from mtjax.evaluate import load, predict_rows
-from mtjax.experiment import Experiment, Train, config_hash, from_json
+from mtjax.experiment import Experiment, config_hash
 from mtjax.lookup import ConfigError
-from mtjax.resume import checkpoints_of
 from mtjax.step import State
+from mtjax.trained import load_without_data
 
 RECORDS_PER_SHARD = 20_000
-
-
-def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta) for prediction on raw videos: the dataset need not be on this machine."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
-    config = from_json(path.read_text())
-    select = config["train"].get("select")
-    checkpoints = checkpoints_of(workdir, Train(**config["train"]), read_only=True)
-    best = checkpoints.best_step() if select and step == "selected" else None
-    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
-    if number not in checkpoints.steps():
-        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
-    config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
-    config["train"] = config["train"] | {"batch": jax.device_count(), "accumulate": 1}
-    experiment = Experiment(config, fake=True)
-    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
-    state, meta = checkpoints.restore(number, template)
-    checkpoints.close()
-    return experiment, state, meta
 
 
 def extraction_keywords(experiment: Experiment, meta: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Run:
     def __init__(self, exp: Experiment, workdir: Path, *, config_may_change: bool, data_may_change: bool):
         """Raises ConfigError when the workdir holds a run of another config and `config_may_change` is False."""
         self.exp, self.workdir = exp, workdir
+        self.history: list[float] = []  # `train.select` at each evaluation so far
         self._data_may_change = data_may_change
         self._ids = [exp.data.catalog.clips[row].id for row in exp.data.training_clips()]
         self._packed_ids = checkpoint.pack_ids(sorted(set(self._ids)))
@@ -68,7 +69,7 @@ class Run:
         self._same_everywhere()
         found = self.checkpoints.restore_latest(self.template)
         if found is None:
-            return self.exp.program.init(), 0, True
+            return self.exp.program.init(self.exp.initial_weights()), 0, True
         state, meta = found
         changed = {k: (meta.get(k), v) for k, v in self.identity().items() if meta.get(k) != v}
         if changed and not self._data_may_change:
@@ -79,6 +80,7 @@ class Run:
         if jax.process_index() == 0:
             print(f"resuming {self.workdir} at step {meta['step']} of {self.exp.total_steps}", flush=True)
         step = meta["step"]
+        self.history = list(meta.get("history", []))
         if meta["global_batch"] != self.exp.train.batch:  # go on at the same number of examples seen
             step = round(step * meta["global_batch"] / self.exp.train.batch)
             state = state | {"step": jax.device_put(jnp.int32(step), self.exp.program.shardings["step"])}
@@ -108,6 +110,7 @@ class Run:
         meta = self.identity() | {
             "train_ids": self._packed_ids,
             "evaluated": evaluated,
+            "history": self.history,
             "task": self.exp.task.outputs,
             "columns": columns,
         }
@@ -172,6 +175,8 @@ def _git_commit() -> str:
 def refuse_overlap(exp: Experiment, allow: bool) -> None:
     """Raises ConfigError when an eval's clips are trained on; before the first step, not after the last."""
     for name, evaluator in exp.evaluators.items():
+        if evaluator.split == exp.data.val and evaluator.split in exp.data.unlabelled:
+            continue  # said in the config: validation clips that a teacher labels, and whose own labels only select
         shared = overlap(exp.data.catalog, exp.data.rows("train"), exp.data.rows(evaluator.split))
         if not shared:
             continue

@@ -1,6 +1,7 @@
 """What is scored during and after training, and which checkpoint the final scores belong to."""
 
 import json
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from mtjax.data.catalog import write_atomically
 from mtjax.distributed import Preemption
 from mtjax.evaluate import run_eval, save_rows
-from mtjax.experiment import Experiment
+from mtjax.experiment import Experiment, Train
 from mtjax.lookup import ConfigError
 from mtjax.metrics_log import MetricsLog
 from mtjax.resume import Run
@@ -37,6 +38,16 @@ def watch(
     return state, scores.get(exp.train.select)
 
 
+def stalled(train: Train, history: Sequence[float]) -> bool:
+    """Whether the last `patience` evaluations brought the best value of `select` forward by less than `min_delta`."""
+    if not train.patience or len(history) <= train.patience:
+        return False
+    sign = 1 if train.select_mode == "max" else -1
+    signed = [sign * value for value in history]
+    gain = max(signed) - max(signed[: -train.patience])
+    return gain <= 0 or gain < train.min_delta
+
+
 def final(exp: Experiment, run: Run, log: MetricsLog, state: State, preemption: Preemption) -> dict[str, float]:
     """All evals on the selected checkpoint; kept as results.json and rows/*.npz for the report.
 
@@ -47,7 +58,7 @@ def final(exp: Experiment, run: Run, log: MetricsLog, state: State, preemption: 
     chosen = run.best() if exp.train.select else None
     if chosen:
         state = run.checkpoints.restore(chosen[0], run.template)[0]
-    selected = chosen[0] if chosen else exp.total_steps
+    selected = chosen[0] if chosen else int(state["step"])
     scores: dict[str, float] = {}
     for name in exp.evaluators:
         numbers, rows = run_eval(exp, state, name, preemption.signalled)

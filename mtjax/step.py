@@ -27,15 +27,28 @@ DROPOUT, AUGMENT = 0, 1  # streams folded from the step's key
 class Net:
     """An assembled module as pure functions over flat dictionaries of arrays."""
 
-    def __init__(self, make: Callable[[jax.Array], nnx.Module], trainable: nnx.filterlib.Filter):
-        self._make, self._trainable = make, trainable
+    def __init__(
+        self,
+        make: Callable[[jax.Array], nnx.Module],
+        trainable: nnx.filterlib.Filter,
+        settle: Callable[[nnx.Module], None] = lambda module: None,
+    ):
+        """`settle` computes, once, what follows from the first weights (text prototypes, say)."""
+        self._make, self._trainable, self._settle = make, trainable, settle
         abstract = nnx.eval_shape(make, jax.random.key(0))
         self._graph, params, rest = nnx.split(abstract, trainable, ...)
         self._params, self._rest = _flatten(params), _flatten(rest)
 
-    def init(self, key: jax.Array) -> tuple[Params, Params]:
-        """Trainable parameters and everything else (frozen parameters, batch statistics)."""
-        _, params, rest = nnx.split(self._make(key), self._trainable, ...)
+    def init(self, key: jax.Array, weights: Params) -> tuple[Params, Params]:
+        """Trainable parameters and everything else (frozen parameters, batch statistics); `weights` replace random ones."""
+        module = self._make(key)
+        if weights:
+            nnx.update(module, nnx.from_flat_state(
+                [(path, variable.replace(weights[name])) for name, (path, variable) in _flatten(nnx.state(module)).items()
+                 if name in weights]
+            ))  # fmt: skip
+        self._settle(module)
+        _, params, rest = nnx.split(module, self._trainable, ...)
         return _values(_flatten(params)), _values(_flatten(rest))
 
     def merge(self, params: Params, rest: Params) -> nnx.Module:
@@ -87,16 +100,17 @@ class Program:
             rngs = nnx.Rngs(params=key)
             return task.assemble(model(rngs), rngs=rngs)
 
-        self.net = Net(make, task.trainable)
+        self.make = make
+        self.net = Net(make, task.trainable, getattr(task, "settle", lambda module: None))
         self.schedule = optimizer.learning_rate(total_steps)
         self._tx = optimizer.transform(total_steps)
-        self.shapes = jax.eval_shape(self._init)
+        self.shapes = jax.eval_shape(self._init, {})
         everything = self.shapes["params"] | self.shapes["rest"]
         specs = sharding.param_specs(everything, mesh, rules)
         self.shardings = sharding.state_shardings(self.shapes, specs, mesh)
         self.batch_sharding = NamedSharding(mesh, sharding.BATCH)
         replicated = NamedSharding(mesh, P())
-        self.init = jax.jit(self._init, out_shardings=self.shardings)
+        self._jit_init = jax.jit(self._init, out_shardings=self.shardings)
         self.train_step = jax.jit(
             self._train_step, out_shardings=(self.shardings, replicated), donate_argnums=0, static_argnames="fetch"
         )
@@ -110,14 +124,18 @@ class Program:
         """Trainable ones."""
         return sum(leaf.size for leaf in self.shapes["params"].values())
 
-    def _init(self) -> State:
+    def init(self, weights: Params | None = None) -> State:
+        """A fresh state; `weights` (path → array) take the place of random parameters, trainable or frozen."""
+        return self._jit_init(dict(weights or {}))
+
+    def _init(self, weights: Params) -> State:
         """
         - step: int32, how many steps were taken.
         - params: trainable; rest: frozen parameters and batch statistics; ema: moving average of params, {} if off.
         - opt: optax state; plateau: `Optimizer.init_plateau`.
         - skipped: how many steps had a non-finite loss or gradient and were not applied, and the last such step.
         """
-        params, rest = self.net.init(self._init_key)
+        params, rest = self.net.init(self._init_key, weights)
         return {
             "step": jnp.int32(0),
             "params": params,
@@ -137,11 +155,19 @@ class Program:
             batch = jax.lax.with_sharding_constraint(fetch(batch), self.batch_sharding)
         key = jax.random.fold_in(self._step_key, state["step"])
         batch = self._prepare(batch, train=True, key=jax.random.fold_in(key, AUGMENT))
-        loss, scalars, rest, grads = self._gradients(state, batch, jax.random.fold_in(key, DROPOUT))
+        dropout = jax.random.fold_in(key, DROPOUT)
+        loss, scalars, rest, grads = self._gradients(state, batch, dropout)
         norm = optax.global_norm(grads)
         factor = state["plateau"]["factor"]
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int steps and floats; our own code is strict in tests
-            updates, opt = self._tx.update(grads, state["opt"], state["params"])
+            search = {}
+            if self.optimizer.searches:  # along a line: the loss of other parameters on this very batch
+
+                def loss_at(params: Params) -> jax.Array:
+                    return self._loss(params, state["rest"], batch, dropout)[0]
+
+                search = {"value": loss, "grad": grads, "value_fn": loss_at}
+            updates, opt = self._tx.update(grads, state["opt"], state["params"], **search)
             lr = factor * self.schedule(state["step"])
         params = jax.tree.map(lambda p, u: p + factor * u, state["params"], updates)
         decay = self.optimizer.ema
@@ -162,15 +188,15 @@ class Program:
         kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         return kept | {"step": state["step"] + 1, "plateau": state["plateau"], "skipped": skipped}, metrics
 
+    def _loss(self, params: Params, rest: Params, batch: Batch, key: jax.Array):
+        module = self.net.merge(params, rest)
+        loss, scalars = self.task.loss(module, batch, rngs=nnx.Rngs(dropout=key))
+        return loss, (scalars, self.net.rest_of(module))
+
     def _gradients(self, state: State, batch: Batch, key: jax.Array):
         """Mean loss, scalars, new rest and gradients, over `accumulate` micro-batches."""
 
-        def loss_of(params, rest, micro, key):
-            module = self.net.merge(params, rest)
-            loss, scalars = self.task.loss(module, micro, rngs=nnx.Rngs(dropout=key))
-            return loss, (scalars, self.net.rest_of(module))
-
-        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        gradient = jax.value_and_grad(self._loss, has_aux=True)
         if self.accumulate == 1:
             (loss, (scalars, rest)), grads = gradient(state["params"], state["rest"], batch, key)
             return loss, scalars, rest, grads

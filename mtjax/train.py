@@ -69,17 +69,21 @@ def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict
             except Interrupted:  # saved as not yet evaluated: the resumed run evaluates first
                 leave(run, state, step, evaluated=False)
             evaluated = True
+            run.history += [] if metric is None else [metric]
             best = run.best() if metric is not None else None
             sign = 1 if exp.train.select_mode == "max" else -1
             improved = metric is not None and (best is None or sign * metric > sign * best[1])
             if improved or exp.save_due(step):
                 run.save(step, state, evaluated=True, metric=metric)
             progress.restart(step)
-        elif step and exp.save_due(step):
+        elif exp.save_due(step) and (step or not exp.total_steps):
             run.save(step, state, evaluated=evaluated)
         if preemption.requested(step):
             leave(run, state, step, evaluated)
         if step == exp.total_steps:
+            break
+        if scoring.stalled(exp.train, run.history):
+            run.save(step, state, evaluated=True)
             break
         trace(exp, run, step)
         waiting = time.monotonic()

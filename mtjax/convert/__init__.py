@@ -41,12 +41,10 @@ def convert(kind: str, source: str | Path) -> tuple[dict[str, Any], dict[str, np
     room = room_of(kind)
     folder = Path(source)
     if (folder / WEIGHTS).is_file():
-        from safetensors.numpy import load_file
-
         saved = json.loads((folder / CONFIG).read_text())
         if saved["name"] != room.CONSTRUCTOR:
             raise ConversionError(f"{source} holds {saved['name']}, not {room.CONSTRUCTOR}")
-        return saved["keywords"], load_file(folder / WEIGHTS)
+        return saved["keywords"], arrays_of(folder)
     config, arrays = weight_files.read(source)
     if room.is_official(arrays):
         arrays = room.from_official(arrays)
@@ -56,6 +54,13 @@ def convert(kind: str, source: str | Path) -> tuple[dict[str, Any], dict[str, np
     except KeyError as e:
         raise ConversionError(f"{source}: no array {e}; is this a checkpoint of {kind}?") from None
     return keywords, names.to_ours(room.table(keywords), arrays)
+
+
+def arrays_of(folder: Path) -> dict[str, np.ndarray]:
+    """Our parameters by path, of a folder that `save` wrote."""
+    from safetensors.numpy import load_file
+
+    return load_file(folder / WEIGHTS)
 
 
 def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> nnx.Module:

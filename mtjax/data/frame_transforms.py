@@ -1,0 +1,75 @@
+"""From stored frames to a model's input, inside jit: colours, mirror image, normalisation (motion_guidance.md §3)."""
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mtjax.data.frames import MEAN, STD
+from mtjax.types import Batch
+
+if TYPE_CHECKING:
+    from mtjax.data.frames import Augment, Frames
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh
+
+
+def prepare(data: "Frames", batch: Batch, key: Array | None) -> Batch:
+    """uint8 → normalised float32; augments when `key` is given."""
+    frames = batch["frames"].astype(jnp.float32) / 255.0
+    if key is not None and data.augment:
+        frames = augment(frames, data.augmentation, key)
+    mean, std = jnp.array(MEAN) / 255.0, jnp.array(STD) / 255.0
+    return dict(batch) | {"frames": (frames - mean) / std}
+
+
+def augment(frames: Float[Array, "b t h w 3"], options: "Augment", key: Array) -> Float[Array, "b t h w 3"]:
+    """Of RGB in [0, 1]: colours of each frame, then colours and direction of whole clips."""
+    b, t = frames.shape[:2]
+    keys = jax.random.split(key, 4)
+    if options.jitter:
+        chosen = jax.random.uniform(keys[0], (b, t, 1, 1, 1)) < options.jitter
+        draws = jax.random.uniform(keys[1], (4, b, t, 1, 1, 1), minval=-1.0, maxval=1.0)
+        frames = jnp.where(chosen, jitter(frames, options, draws), frames)
+    if options.grayscale:
+        gray = jax.random.uniform(keys[2], (b, 1, 1, 1, 1)) < options.grayscale
+        frames = jnp.where(gray, luminance(frames), frames)
+    if options.flip:
+        flipped = jax.random.uniform(keys[3], (b, 1, 1, 1, 1)) < options.flip
+        frames = jnp.where(flipped, frames[:, :, :, ::-1], frames)
+    return frames
+
+
+def jitter(
+    frames: Float[Array, "b t h w 3"], options: "Augment", draws: Float[Array, "4 b t 1 1 1"]
+) -> Float[Array, "b t h w 3"]:
+    """torchvision's ColorJitter in the order brightness, contrast, saturation, hue; `draws` in [-1, 1] pick the strengths."""
+    x = (frames * (1 + options.brightness * draws[0])).clip(0, 1)
+    mean = luminance(x).mean((2, 3, 4), keepdims=True)
+    x = (mean + (x - mean) * (1 + options.contrast * draws[1])).clip(0, 1)
+    gray = luminance(x)
+    x = (gray + (x - gray) * (1 + options.saturation * draws[2])).clip(0, 1)
+    return turn_hue(x, options.hue * draws[3][..., 0])
+
+
+def luminance(rgb: Float[Array, "*lead 3"]) -> Float[Array, "*lead 1"]:
+    return (rgb * jnp.array(LUMA)).sum(-1, keepdims=True)
+
+
+def turn_hue(rgb: Float[Array, "*lead 3"], turn: Float[Array, "..."]) -> Float[Array, "*lead 3"]:
+    """Turns the hue by a share of its circle; value and saturation (HSV) stay."""
+    value, least = rgb.max(-1), rgb.min(-1)
+    chroma = value - least
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    sixth = jnp.where(
+        value == r, ((g - b) / safe) % 6.0, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0)
+    )
+    hue = sixth + 6.0 * turn
+
+    def channel(n: float) -> Array:
+        k = (n + hue) % 6.0
+        return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+
+    return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], -1)

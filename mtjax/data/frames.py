@@ -1,0 +1,149 @@
+"""RGB frames of a clip, stored as JPEG: drawn and cropped on the host, changed in colour on the device."""
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mtjax.data.pipeline import Data
+from mtjax.lookup import check_keywords
+from mtjax.records import CorruptRecord
+
+# ImageNet's, as X-CLIP normalises (motion_guidance.md §3), of values 0 to 255.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes of a training clip; 0.0 disables each. `Frames.short_side` cuts at random besides.
+
+    Attributes:
+      flip: probability of the mirror image. Never for labels with a direction.
+      jitter: probability, for each frame, that its colours change by up to `brightness`, `contrast`, `saturation`
+        (relative) and `hue` (share of the circle). grayscale: probability that a clip loses its colours.
+    """
+
+    flip: float = 0.0
+    jitter: float = 0.0
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grayscale: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frames(Data):
+    """The `data` section for RGB clips (motion_guidance.md §3). Batches hold
+
+    - `frames` float32 [b t h w 3]: normalised with ImageNet's mean and standard deviation;
+    - `observed` bool [b]: False for a clip without a record.
+
+    Attributes:
+      column: e.g. "frames"; field: the list of JPEG images in it.
+      frames: t. Evaluation takes the middle of t equal parts, training a random frame of each; shorter clips repeat.
+      size: h = w in pixels.
+      short_side: images count as if their short side had this many pixels: a square of `size` is cut from the middle, or
+        at random in training. `size` itself leaves no choice along the short side.
+      augment: keywords of `Augment`.
+    """
+
+    column: str = "frames"
+    field: str = "frames"
+    frames: int = 8
+    size: int = 224
+    short_side: int = 256
+    augment: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_keywords(Augment, self.augment, "data.augment")
+        if self.short_side < self.size:
+            raise ValueError(f"config.data.short_side={self.short_side}: must be at least size={self.size}")
+        if self.cache == "device":
+            raise ValueError(
+                "config.data.cache='device': frames are drawn and cropped while they are read; use cache='none' with workers"
+            )
+
+    @property
+    def augmentation(self) -> Augment:
+        return Augment(**self.augment)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        if self.present:
+            self._check()
+        shape = (self.frames, self.size, self.size, 3)
+        return {"frames": (shape, np.dtype(np.uint8)), "observed": ((), np.dtype(bool))}
+
+    def _check(self) -> None:
+        schema = self.columns[0].spec.schema
+        if self.field not in schema or schema[self.field].dtype != "jpeg":
+            raise ValueError(
+                f"config.data.field={self.field!r}: column {self.column!r} has no such list of JPEG images, it has {schema}"
+            )
+
+    def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
+        """
+        Raises:
+          CorruptRecord: an image cannot be decoded, or a record has none.
+        """
+        out = np.zeros((len(values), self.frames, self.size, self.size, 3), np.uint8)
+        for i, record in enumerate(values):
+            if record is None:
+                continue
+            rng = None if seeds is None else np.random.default_rng(seeds[i])
+            images = record[0][self.field]
+            if not images:
+                raise CorruptRecord(f"column {self.column!r}, field {self.field!r}: a clip without an image")
+            corner = (0.5, 0.5) if rng is None else rng.random(2)
+            for t, index in enumerate(frame_indices(len(images), self.frames, rng)):
+                out[i, t] = cut(images[index], self.size, self.short_side, corner)
+        return {"frames": out, "observed": np.array([v is not None for v in values], bool)}
+
+    def prepare(self, batch, *, train: bool, key=None):
+        from mtjax.data import frame_transforms  # JAX: not for reader processes
+
+        return frame_transforms.prepare(self, batch, key if train else None)
+
+
+def frame_indices(stored: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Which of a clip's `stored` frames to take, int64 [wanted], by X-CLIP's rule (motion_guidance.md §3).
+
+    With `rng` a random frame of each of `wanted` equal parts, else the middle of each. A clip with fewer frames than
+    `wanted` starts again at its beginning.
+    """
+    length = max(stored, wanted)
+    if rng is None:
+        indices = (2 * np.arange(wanted) + 1) * length // (2 * wanted)
+    else:
+        edges = np.arange(wanted + 1) * length // wanted
+        indices = rng.integers(edges[:-1], edges[1:])
+    return indices % stored
+
+
+def cut(jpeg: bytes, size: int, short_side: int, corner: tuple[float, float]) -> np.ndarray:
+    """uint8 [size size 3]: a square of size / short_side of the image's short side, scaled to `size` with antialiasing.
+
+    Args:
+      corner: (x, y) in [0, 1], where between its two ends the square lies; 0.5 is the middle.
+
+    Raises:
+      CorruptRecord: not an image.
+    """
+    try:
+        image = Image.open(io.BytesIO(jpeg))
+        side = min(image.size) * size / short_side
+        left, top = ((extent - side) * at for extent, at in zip(image.size, corner, strict=True))
+        image = image.convert("RGB").resize(
+            (size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
+        )
+    except (UnidentifiedImageError, OSError, SyntaxError) as e:
+        raise CorruptRecord(f"an image of {len(jpeg)} bytes cannot be decoded: {e}") from None
+    return np.asarray(image)
