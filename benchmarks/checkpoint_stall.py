@@ -18,7 +18,7 @@ import jax
 from benchmarks import pairs
 from benchmarks.step_vs_torch import CLASSES, PRESETS, make_batch, make_program
 from configs import movt_mannequin
-from mtjax import experiment, sharding
+from mtjax import plain_config, sharding
 from mtjax.checkpoint import Checkpoints
 from mtjax.step import Program
 
@@ -34,7 +34,7 @@ META = {
 
 def model_widths(model: str) -> dict[str, object]:
     """Constructor keywords of MovT: the quick start's, or a preset's."""
-    quick_start = {k: v for k, v in experiment.plain(movt_mannequin.get_config())["model"].items() if k != "name"}
+    quick_start = {k: v for k, v in plain_config.plain(movt_mannequin.get_config())["model"].items() if k != "name"}
     return quick_start if model == "quick_start" else PRESETS[model]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from configs import movt_jester
-from mtjax import experiment, records
+from mtjax import plain_config, records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 
@@ -51,7 +51,7 @@ def jester_config(root: Path, **changes: Any) -> dict[str, Any]:
     config.data.update({"root": str(root), "column": "tracks", "holdout": 0.0})
     config.evals = {}
     config.train.update({"watch": (), "select": "", "table": ()})
-    plain = experiment.plain(config)
+    plain = plain_config.plain(config)
     for path, value in changes.items():
         section, key = path.split("__")
         plain[section][key] = value

@@ -17,9 +17,9 @@ from jax.experimental import multihost_utils
 from mtjax import checkpoint, distributed, sharding
 from mtjax.data import catalog
 from mtjax.data.batches import evaluation_batches
-from mtjax.experiment import Experiment, from_json
+from mtjax.experiment import Experiment, checkpoints_of
 from mtjax.lookup import ConfigError
-from mtjax.resume import checkpoints_of
+from mtjax.plain_config import from_json
 from mtjax.step import State
 from mtjax.types import Rows
 

@@ -3,32 +3,24 @@
 import dataclasses
 import difflib
 import functools
-import hashlib
-import json
-import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from mtjax import lookup, sharding
+from mtjax import checkpoint, lookup, sharding
 from mtjax.data.columns import list_columns
 from mtjax.data.order import Order
 from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
 from mtjax.optim import Optimizer
-from mtjax.step import Program
-from mtjax.types import Evaluator, Task
+from mtjax.plain_config import from_json
+from mtjax.step import Program, State
+from mtjax.types import Evaluator, Task, Teacher
 
 SECTIONS = ("seed", "data", "model", "task", "optimizer", "evals", "train", "mesh")
-# Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
-FREE_ON_RESUME = (
-    "data.root", "data.generate", "data.cache", "data.workers", "mesh", "train.log_every", "train.save_every",
-    "train.keep", "train.profile", "train.table", "train.wandb", "train.max_skipped", "model.remat",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,24 +136,10 @@ class Experiment:
         """A task that names a teacher's workdir gets the teacher."""
         if not section.get("teacher"):
             return section
-        from mtjax import trained  # which builds an Experiment in turn
-
-        return dict(section) | {"teacher": trained.teacher(section["teacher"])}
-
-    def initial_weights(self) -> dict[str, Any]:
-        """Path → array of what a fresh state does not draw at random: `train.init`, a frozen teacher.
-
-        Raises:
-          ConfigError: `train.init` does not fit the model.
-        """
-        from mtjax import trained
-
-        weights = dict(getattr(self.task, "weights", {}))
-        if self.train.init:
-            shapes = self.program.shapes["params"] | self.program.shapes["rest"]
-            ours = {name: leaf for name, leaf in shapes.items() if name not in weights}
-            weights |= trained.fitting(self.train.init, ours, skip=self.train.init_skip, new=self.train.init_new)
-        return weights
+        experiment, state, meta = load_without_data(Path(section["teacher"]))
+        weights = jax.device_get((state["ema"] or state["params"]) | state["rest"])
+        predict, names = experiment.task.predict, tuple(meta["class_names"])
+        return dict(section) | {"teacher": Teacher(experiment.program.make, weights, predict, names)}
 
     @functools.cached_property
     def order(self) -> Order:
@@ -224,71 +202,28 @@ def _near(word: str, known: tuple[str, ...]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config as nested dictionaries; lists become tuples, as the constructors want them."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, ConfigDict | dict):
-            return {k: convert(v) for k, v in value.items()}
-        return tuple(convert(v) for v in value) if isinstance(value, list | tuple) else value
-
-    resolved = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else config
-    return convert(resolved)
+def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) -> checkpoint.Checkpoints:
+    """The checkpoints of a run, from the `train` section of its config."""
+    where = section.checkpoints if "://" in section.checkpoints else str(workdir.resolve() / section.checkpoints)
+    return checkpoint.Checkpoints(where, keep=section.keep, best_mode=section.select_mode, read_only=read_only)
 
 
-def from_json(text: str) -> dict[str, Any]:
-    return plain(json.loads(text))
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted path → (before, now) wherever two plain configs differ."""
-    out: dict[str, tuple[Any, Any]] = {}
-    for key in sorted(set(before) | set(now)):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            out |= difference(a, b, f"{prefix}{key}.")
-        elif a != b:
-            out[f"{prefix}{key}"] = (a, b)
-    return out
-
-
-def refused_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The differences that would change what an exact resume computes."""
-    free = tuple(f"{name}." for name in FREE_ON_RESUME)
-    return {k: v for k, v in difference(before, now).items() if k not in FREE_ON_RESUME and not k.startswith(free)}
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def parse_flags(argv: list[str]) -> dict[str, Any]:
-    """The plain config of a command line; a wrong type or file is one line on stderr and exit status 2.
-
-    A key that the file leaves out may be set as well; `Experiment` knows whether the constructor takes it.
-    """
-    holder = config_flags.DEFINE_config_file(
-        "config", None, "Experiment: FILE or FILE:ARGUMENT.", lock_config=False, accept_new_attributes=True
-    )
-    flags.mark_flags_as_required(["config", "workdir"])
-    try:
-        rest = flags.FLAGS(argv)
-        list(holder.value)  # a file that could not be loaded raises only when it is touched
-        config = plain(holder.value)
-    except Exception as e:  # ml_collections lets the config file's own exceptions and its KeyErrors through
-        sys.exit(_fail(f"{_innermost(e)}"))
-    if len(rest) > 1:
-        sys.exit(_fail(f"unexpected arguments {rest[1:]}; settings are written --config.a.b=value"))
-    return config
-
-
-def _innermost(e: BaseException) -> str:
-    while isinstance(e, OSError) and e.__context__ is not None:
-        e = e.__context__  # "not available because of an earlier failure": show that failure
-    text = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
-    return f"{type(e).__name__}: {' '.join(text.split())}"
-
-
-def _fail(message: str) -> int:
-    print(f"mtjax: {message}", file=sys.stderr)
-    return 2
+def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment, State, dict[str, Any]]:
+    """(experiment, state, checkpoint meta) for prediction on raw videos: the dataset need not be on this machine."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
+    config = from_json(path.read_text())
+    select = config["train"].get("select")
+    checkpoints = checkpoints_of(workdir, Train(**config["train"]), read_only=True)
+    best = checkpoints.best_step() if select and step == "selected" else None
+    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
+    if number not in checkpoints.steps():
+        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
+    config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
+    config["train"] = config["train"] | {"batch": jax.device_count(), "accumulate": 1}
+    experiment = Experiment(config, fake=True)
+    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
+    state, meta = checkpoints.restore(number, template)
+    checkpoints.close()
+    return experiment, state, meta

@@ -21,8 +21,8 @@ import numpy as np
 
 from mtjax import checkpoint
 from mtjax.data.catalog import write_atomically
-from mtjax.experiment import Experiment, config_hash
-from mtjax.predict import load_without_data
+from mtjax.experiment import Experiment, load_without_data
+from mtjax.plain_config import config_hash
 from mtjax.step import State
 from mtjax.types import Batch
 

@@ -19,10 +19,10 @@ from mtjax import checkpoint, overlay, preprocessing_door, records, sharding
 from mtjax.data import column_writer, columns
 from mtjax.data.tracks import Tracks
 from mtjax.evaluate import load, predict_rows
-from mtjax.experiment import Experiment, config_hash
+from mtjax.experiment import Experiment, load_without_data
 from mtjax.lookup import ConfigError
+from mtjax.plain_config import config_hash
 from mtjax.step import State
-from mtjax.trained import load_without_data
 
 RECORDS_PER_SHARD = 20_000
 

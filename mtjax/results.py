@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mtjax.complexity import thop_movt, thop_videomae
-from mtjax.experiment import config_hash, from_json
 from mtjax.lookup import ConfigError
 from mtjax.metrics_log import METRICS, read_metrics
+from mtjax.plain_config import config_hash, from_json
 
 HIDDEN = ("n", "loss", "unobserved")  # metrics that the console table leaves out
 

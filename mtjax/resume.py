@@ -13,9 +13,9 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from mtjax import checkpoint, complexity, experiment
+from mtjax import checkpoint, complexity, plain_config, trained
 from mtjax.data.catalog import overlap, write_atomically
-from mtjax.experiment import Experiment, Train
+from mtjax.experiment import Experiment, checkpoints_of
 from mtjax.lookup import ConfigError
 from mtjax.step import State
 
@@ -32,7 +32,7 @@ class Run:
         self._packed_ids = checkpoint.pack_ids(sorted(set(self._ids)))
         path = workdir / "config.json"
         if path.is_file() and not config_may_change:
-            changed = experiment.refused_on_resume(experiment.from_json(path.read_text()), exp.config)
+            changed = plain_config.refused_on_resume(plain_config.from_json(path.read_text()), exp.config)
             if changed:
                 shown = "; ".join(f"{k}: was {a!r}, now {b!r}" for k, (a, b) in changed.items())
                 raise ConfigError(
@@ -69,7 +69,7 @@ class Run:
         self._same_everywhere()
         found = self.checkpoints.restore_latest(self.template)
         if found is None:
-            return self.exp.program.init(self.exp.initial_weights()), 0, True
+            return self.exp.program.init(trained.initial_weights(self.exp)), 0, True
         state, meta = found
         changed = {k: (meta.get(k), v) for k, v in self.identity().items() if meta.get(k) != v}
         if changed and not self._data_may_change:
@@ -154,12 +154,6 @@ class Run:
                 path, json.dumps({"step": step, "clips": self.clip_ids(step), "metrics": metrics}, indent=1)
             )
         return path
-
-
-def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) -> checkpoint.Checkpoints:
-    """The checkpoints of a run, from the `train` section of its config."""
-    where = section.checkpoints if "://" in section.checkpoints else str(workdir.resolve() / section.checkpoints)
-    return checkpoint.Checkpoints(where, keep=section.keep, best_mode=section.select_mode, read_only=read_only)
 
 
 def _git_commit() -> str:

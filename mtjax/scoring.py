@@ -38,6 +38,12 @@ def watch(
     return state, scores.get(exp.train.select)
 
 
+def improves(train: Train, history: Sequence[float], metric: float) -> bool:
+    """Whether `metric` is better than all before. From the run's memory: the save of the best one may still be going on."""
+    sign = 1 if train.select_mode == "max" else -1
+    return all(sign * metric > sign * before for before in history)
+
+
 def stalled(train: Train, history: Sequence[float]) -> bool:
     """Whether the last `patience` evaluations brought the best value of `select` forward by less than `min_delta`."""
     if not train.patience or len(history) <= train.patience:

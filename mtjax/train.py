@@ -20,9 +20,10 @@ from mtjax.checkpoint import NoGoodCheckpoint
 from mtjax.data.batches import training_batches
 from mtjax.dry_run import dry_run
 from mtjax.evaluate import Interrupted
-from mtjax.experiment import Experiment, parse_flags
+from mtjax.experiment import Experiment
 from mtjax.lookup import ConfigError
 from mtjax.metrics_log import MetricsLog, Progress
+from mtjax.plain_config import parse_flags
 from mtjax.resume import Run, refuse_overlap
 from mtjax.step import State, scalars_to_host
 
@@ -69,10 +70,8 @@ def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict
             except Interrupted:  # saved as not yet evaluated: the resumed run evaluates first
                 leave(run, state, step, evaluated=False)
             evaluated = True
+            improved = metric is not None and scoring.improves(exp.train, run.history, metric)
             run.history += [] if metric is None else [metric]
-            best = run.best() if metric is not None else None
-            sign = 1 if exp.train.select_mode == "max" else -1
-            improved = metric is not None and (best is None or sign * metric > sign * best[1])
             if improved or exp.save_due(step):
                 run.save(step, state, evaluated=True, metric=metric)
             progress.restart(step)

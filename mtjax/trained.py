@@ -1,67 +1,20 @@
-"""Trained weights, for whatever comes next: prediction without a dataset, a frozen teacher, a start for fine-tuning."""
+"""What a fresh state does not draw at random: converted checkpoints, the weights of another run, a frozen teacher."""
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array
 
-from mtjax import checkpoint, convert
-from mtjax.experiment import Experiment, Train, from_json
+from mtjax import convert
+from mtjax.experiment import Experiment, load_without_data
 from mtjax.lookup import ConfigError
-from mtjax.resume import checkpoints_of
 from mtjax.step import State
-from mtjax.types import Batch, Params
+from mtjax.types import Params
 
 BACKBONE = "backbone/"
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A trained module that another task freezes inside its own.
-
-    Attributes:
-      make: builds the module with random weights. weights: path in it → array.
-      predict: (module, batch) → what its task predicts. class_names: of its probabilities.
-    """
-
-    make: Callable[[jax.Array], nnx.Module]
-    weights: Params
-    predict: Callable[[nnx.Module, Batch], Mapping[str, Array]]
-    class_names: tuple[str, ...]
-
-
-def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta) for prediction on raw videos: the dataset need not be on this machine."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
-    config = from_json(path.read_text())
-    select = config["train"].get("select")
-    checkpoints = checkpoints_of(workdir, Train(**config["train"]), read_only=True)
-    best = checkpoints.best_step() if select and step == "selected" else None
-    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
-    if number not in checkpoints.steps():
-        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
-    config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
-    config["train"] = config["train"] | {"batch": jax.device_count(), "accumulate": 1}
-    experiment = Experiment(config, fake=True)
-    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
-    state, meta = checkpoints.restore(number, template)
-    checkpoints.close()
-    return experiment, state, meta
-
-
-def teacher(workdir: str) -> Teacher:
-    """Raises ConfigError, NoGoodCheckpoint: there is no trained model in `workdir`."""
-    experiment, state, meta = load_without_data(Path(workdir))
-    task = experiment.task
-    return Teacher(experiment.program.make, _weights(state), task.predict, tuple(meta["class_names"]))
 
 
 def _weights(state: State) -> Params:
@@ -101,3 +54,17 @@ def fitting(source: str, ours: Mapping[str, Any], *, skip: Sequence[str] = (), n
     if wrong:
         raise ConfigError(f"config.train.init={source!r}: other shapes: {wrong[:3]}")
     return {n: np.asarray(array).astype(wanted[n].dtype) for n, array in taken.items()}
+
+
+def initial_weights(experiment: Experiment) -> Params:
+    """Path → array for a fresh state of this run: `train.init`, and a frozen teacher of the task's.
+
+    Raises:
+      ConfigError: `train.init` does not fit the model.
+    """
+    train, program = experiment.train, experiment.program
+    weights = dict(getattr(experiment.task, "weights", {}))
+    if train.init:
+        ours = {n: leaf for n, leaf in (program.shapes["params"] | program.shapes["rest"]).items() if n not in weights}
+        weights |= fitting(train.init, ours, skip=train.init_skip, new=train.init_new)
+    return weights

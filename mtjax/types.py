@@ -4,7 +4,8 @@ Dimensions in shapes: `b` examples of a batch, `t` frames, `n` points or tokens,
 or classes, `d` embedding width, `k` clips of one video.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,9 +28,28 @@ class Backbone(Protocol):
     def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "b d"]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained module that a task freezes inside its own. A task's keyword `teacher` names a workdir and gets one of these.
+
+    Attributes:
+      make: builds the assembled module with random weights. weights: path in it → array.
+      predict: (module, batch) → what its own task predicts. class_names: of its probabilities.
+    """
+
+    make: Callable[[Array], nnx.Module]
+    weights: Params
+    predict: Callable[[nnx.Module, Batch], Mapping[str, Array]]
+    class_names: tuple[str, ...]
+
+
 @runtime_checkable
 class Task(Protocol):
-    """What a method optimises and predicts. Constructed as `Task(data, **config.task)`."""
+    """What a method optimises and predicts. Constructed as `Task(data, **config.task)`.
+
+    A task may also have `weights` (path in the assembled module → array: what a fresh state begins with) and
+    `settle(module)`, which computes once what follows from the first weights, inside the jit that makes the state.
+    """
 
     trainable: nnx.filterlib.Filter
     outputs: dict[str, int]  # keywords that rebuild the task without a dataset

@@ -12,7 +12,7 @@ from conftest import REPO, run_cli
 from mtjax import lookup, records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
-from mtjax.experiment import plain
+from mtjax.plain_config import plain
 
 CONFIGS = sorted(p.stem for p in (REPO / "configs").glob("*.py") if p.stem != "__init__")
 

@@ -18,8 +18,9 @@ import pytest
 from conftest import FAST_COMPILE, REPO, make_tracks_dataset, run_cli, tiny_config, write_config
 
 from mtjax import checkpoint
-from mtjax.experiment import Experiment, Train, from_json
+from mtjax.experiment import Experiment, Train
 from mtjax.metrics_log import read_metrics
+from mtjax.plain_config import from_json
 from mtjax.resume import checkpoints_of
 
 KILLS = int(os.environ.get("MTJAX_KILLS", 2))

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mtjax.data.frames import MEAN, STD
 from mtjax.types import Batch
 
 if TYPE_CHECKING:
     from mtjax.data.frames import Augment, Frames
 
+# ImageNet's, as X-CLIP normalises (motion_guidance.md §3), of values 0 to 255.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh
 
 

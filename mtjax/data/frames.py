@@ -12,9 +12,6 @@ from mtjax.data.pipeline import Data
 from mtjax.lookup import check_keywords
 from mtjax.records import CorruptRecord
 
-# ImageNet's, as X-CLIP normalises (motion_guidance.md §3), of values 0 to 255.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
