@@ -32,9 +32,17 @@ class Interrupted(Exception):
 
 
 def predict_rows(
-    experiment: Experiment, state: State, clips: np.ndarray, stop: Callable[[], bool] = lambda: False
+    experiment: Experiment,
+    state: State,
+    clips: np.ndarray,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    copy: int = 0,
 ) -> dict[str, np.ndarray]:
     """Predictions for some clips, gathered on every process, padding dropped, sorted by clip.
+
+    Args:
+      copy: n > 0 looks at the n-th augmented view of each clip, drawn as in training.
 
     Raises:
       Interrupted: `stop()` became true between two batches.
@@ -42,11 +50,12 @@ def predict_rows(
     """
     batch, mesh, local = experiment.train.batch, experiment.mesh, experiment.local
     gathered: list[dict[str, np.ndarray]] = []
-    for host_batch in evaluation_batches(experiment.data, clips, batch, local):
+    view = (np.int32(copy),) if copy else ()
+    for host_batch in evaluation_batches(experiment.data, clips, batch, local, copy):
         if stop():
             raise Interrupted
         arrays = sharding.to_global(host_batch, local, batch, mesh)
-        rows = dict(experiment.program.predict_step(state, arrays)) | {k: arrays[k] for k in PASSED_ON}
+        rows = dict(experiment.program.predict_step(state, arrays, *view)) | {k: arrays[k] for k in PASSED_ON}
         if jax.process_count() > 1:
             rows = multihost_utils.process_allgather(rows, tiled=True)
         gathered.append(jax.device_get(rows))
@@ -97,13 +106,13 @@ def check_overlap(experiment: Experiment, train_ids: list[str], split: str, allo
 
 
 def load(
-    workdir: str | Path, *, step: str = "selected", overrides: dict[str, Any] | None = None
+    workdir: str | Path, *, step: str = "selected", overrides: dict[str, Any] | None = None, batch: int = 0
 ) -> tuple[Experiment, State, dict[str, Any]]:
     """(experiment, state, checkpoint meta) of a trained workdir.
 
     Args:
       step: "selected" (the best by `train.select`, else the latest), "latest", or a number.
-      overrides: of the `data` section, e.g. another root.
+      overrides: of the `data` section, e.g. another root. batch: clips at once; 0 for the run's.
 
     Raises:
       ConfigError, checkpoint.NoGoodCheckpoint.
@@ -113,6 +122,8 @@ def load(
         raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
     config = from_json(path.read_text())
     config["data"] = config["data"] | (overrides or {})
+    if batch:
+        config["train"] = config["train"] | {"batch": batch, "accumulate": 1}
     experiment = Experiment(config)
     checkpoints = checkpoints_of(Path(workdir), experiment.train, read_only=True)
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)

@@ -89,43 +89,76 @@ def predict_video(
 
 
 def write_column(
-    experiment: Experiment, state: State, meta: dict[str, Any], name: str, splits: Sequence[str], fields: Sequence[str]
+    experiment: Experiment,
+    state: State,
+    meta: dict[str, Any],
+    name: str,
+    splits: Sequence[str],
+    fields: Sequence[str],
+    *,
+    copies: int = 0,
 ) -> columns.Index:
-    """Predicts every clip of some splits (all clips for ()) and writes a column, shard by shard; a killed run goes on."""
+    """Predicts every clip of some splits (all clips for ()) and writes a column, shard by shard; a killed run goes on.
+
+    Args:
+      copies: augmented views beside the one that evaluation sees, which comes first: fields are [1 + copies, …] then.
+
+    A clip that shows nothing (`observed` False) gets no record and is listed in failures.jsonl: a teacher has nothing to
+    say about it.
+    """
     data = experiment.data
+    if copies and experiment.data.cache == "device":
+        raise ConfigError("--copies: views are drawn while clips are read; set --cache=none")
     wanted = splits or list(data.catalog.splits)
     clips = np.unique(np.concatenate([data.rows(split) for split in wanted]))
     row_of = {data.catalog.clips[row].id: row for row in clips}
-    schema = _output_schema(experiment, fields)
+    schema = _output_schema(experiment, fields, copies)
+    made_of = {"config": config_hash(experiment.config), "step": meta["step"], "splits": list(wanted)}
     spec = columns.Spec(
         name=name,
         schema=schema,
-        num_shards=max(1, -(-len(clips) // RECORDS_PER_SHARD)),
+        num_shards=max(1, -(-len(clips) * (1 + copies) // RECORDS_PER_SHARD)),
         producer="mtjax.predict",
-        parameters={"config": config_hash(experiment.config), "step": meta["step"], "splits": list(wanted)},
+        parameters=made_of | {"copies": copies, "class_names": meta["class_names"]},
         weights=meta["seal"][:16],
     )
     directory = column_writer.create(data.root, spec)
     for shard, ids in column_writer.pending(directory, spec, list(row_of)).items():
-        rows = predict_rows(experiment, state, np.array(sorted(row_of[i] for i in ids), np.int64))
+        rows_of_shard = np.array(sorted(row_of[i] for i in ids), np.int64)
+        views = [predict_rows(experiment, state, rows_of_shard, copy=copy) for copy in range(1 + copies)]
         if jax.process_index():
             continue
         with column_writer.shard_writer(directory, spec, shard, ids) as writer:
-            for i, row in enumerate(rows["clip"]):
-                writer.write(data.catalog.clips[row].id, {f: rows[f][i].astype(np.float32) for f in schema})
-            for clip_id in set(ids) - set(writer.written):
+            _write_rows(writer, [data.catalog.clips[row].id for row in views[0]["clip"]], views, schema)
+            for clip_id in sorted(set(ids) - {data.catalog.clips[row].id for row in views[0]["clip"]}):
                 writer.fail(clip_id, "read", "damaged record")
         logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
     return column_writer.finish(directory) if not jax.process_index() else None
 
 
-def _output_schema(experiment: Experiment, fields: Sequence[str]) -> dict[str, records.Feature]:
+def _write_rows(
+    writer: column_writer.ShardWriter,
+    ids: Sequence[str],
+    views: Sequence[dict[str, np.ndarray]],
+    schema: records.Schema,
+) -> None:
+    centre = views[0]
+    for i, clip_id in enumerate(ids):
+        if "observed" in centre and not centre["observed"][i]:
+            writer.fail(clip_id, "predict", "the clip shows nothing")
+            continue
+        values = {f: np.stack([view[f][i] for view in views]).astype(np.float32) for f in schema}
+        writer.write(clip_id, values if len(views) > 1 else {f: v[0] for f, v in values.items()})
+
+
+def _output_schema(experiment: Experiment, fields: Sequence[str], copies: int) -> dict[str, records.Feature]:
     """Field → feature of what the task predicts, without running it."""
     fake = experiment.data.read(np.zeros(experiment.train.batch, np.int64), np.zeros(experiment.train.batch, bool))
     shapes = jax.eval_shape(experiment.program.predict_step, experiment.program.shapes, fake)
     if unknown := sorted(set(fields) - set(shapes)):
         raise ConfigError(f"--fields: {unknown} are not among the task's outputs {sorted(shapes)}")
-    return {name: records.Feature("float32", shapes[name].shape[1:]) for name in fields}
+    views = (1 + copies,) if copies else ()
+    return {name: records.Feature("float32", (*views, *shapes[name].shape[1:])) for name in fields}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,15 +176,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--column", default="", help="write predictions over the dataset as this column")
     parser.add_argument("--splits", default="", help="comma separated (default: all)")
     parser.add_argument("--fields", default="probs,embedding", help="outputs to write")
+    parser.add_argument(
+        "--copies", type=int, default=0, help="augmented views beside the central one (see write_column)"
+    )
+    parser.add_argument("--cache", default="", help="config.data.cache for this prediction (default: the run's)")
+    parser.add_argument("--batch", type=int, default=0, help="clips at once (default: the run's)")
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = parser.parse_args(argv)
     if bool(args.videos) == bool(args.column):
         parser.error("give either VIDEO files or --column=NAME")
     try:
         if args.column:
-            loaded = load(args.workdir, step=args.step, overrides={"root": args.root} if args.root else None)
+            changed = {k: getattr(args, k) for k in ("root", "cache") if getattr(args, k)}
+            loaded = load(args.workdir, step=args.step, overrides=changed, batch=args.batch)
             splits = [s for s in args.splits.split(",") if s]
-            index = write_column(*loaded, args.column, splits, args.fields.split(","))
+            index = write_column(*loaded, args.column, splits, args.fields.split(","), copies=args.copies)
             if index is not None:
                 print(
                     f"column {args.column!r}: {len(index.ids)} records in {columns.column_dir(loaded[0].data.root, args.column)}"

@@ -39,7 +39,7 @@ class Net:
         self._graph, params, rest = nnx.split(abstract, trainable, ...)
         self._params, self._rest = _flatten(params), _flatten(rest)
 
-    def init(self, key: jax.Array, weights: Params) -> tuple[Params, Params]:
+    def init(self, key: jax.Array, weights: Params | None = None) -> tuple[Params, Params]:
         """Trainable parameters and everything else (frozen parameters, batch statistics); `weights` replace random ones."""
         module = self._make(key)
         if weights:
@@ -215,10 +215,17 @@ class Program:
         mean = functools.partial(jax.tree.map, lambda x: x.mean(0))
         return mean(losses), mean(scalars), rest, jax.tree.map(lambda g: g / self.accumulate, total)
 
-    def predict(self, state: State, batch: Batch) -> Mapping[str, jax.Array]:
-        """What the task predicts for a batch of decoded arrays, with the averaged parameters where there are some."""
+    def predict(self, state: State, batch: Batch, copy: jax.Array | None = None) -> Mapping[str, jax.Array]:
+        """What the task predicts for a batch of decoded arrays, with the averaged parameters where there are some.
+
+        Args:
+          copy: int32 number of an augmented view, prepared as in training; None prepares as evaluation does.
+        """
         module = self.net.merge(state["ema"] or state["params"], state["rest"])
-        return dict(self.task.predict(module, self._prepare(batch, train=False, key=None)))
+        key = None
+        if copy is not None:  # a view depends on the first clip of its batch too, so that batches differ
+            key = jax.random.fold_in(jax.random.fold_in(self._step_key, copy), batch["clip"][0])
+        return dict(self.task.predict(module, self._prepare(batch, train=copy is not None, key=key)))
 
     def frozen(self, state: State, complete: Callable[[Batch], Batch]) -> Callable[[Batch], dict[str, jax.Array]]:
         """`predict` with the weights built in, for `mtjax.export`; `complete` adds what prediction does not depend on."""

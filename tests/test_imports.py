@@ -26,7 +26,7 @@ ALLOWED = {  # room or file → what of mtjax it may import
     "mtjax.lookup": [],
     "mtjax.data": ["mtjax.records", "mtjax.lookup", "mtjax.types", "mtjax.data"],
     "mtjax.models": ["mtjax.models", "mtjax.types"],
-    "mtjax.tasks": ["mtjax.models", "mtjax.losses", "mtjax.types", "mtjax.tasks"],
+    "mtjax.tasks": ["mtjax.models", "mtjax.losses", "mtjax.types", "mtjax.tasks", "mtjax.data.clip_tokens"],
     "mtjax.evaluators": ["mtjax.types", "mtjax.evaluators"],
     "preprocessing": [
         "mtjax.records",

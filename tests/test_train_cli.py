@@ -215,7 +215,7 @@ def test_unknown_sections_and_keys_name_the_nearest(dataset):
         Experiment(config | {"optimiser": {}})
     with pytest.raises(lookup.ConfigError, match=r"config.model.layer: MovT takes no 'layer'; did you mean 'layers'"):
         Experiment(tiny_config(dataset, model__layer=3))
-    with pytest.raises(lookup.ConfigError, match="config.optimizer.lr=0.0: must be positive"):
+    with pytest.raises(ValueError, match="config.optimizer.lr=0.0: must be positive"):
         Experiment(tiny_config(dataset, optimizer={}))
     with pytest.raises(lookup.ConfigError, match="no module 'mvt'"):
         Experiment(tiny_config(dataset, model__name="mvt.MovT"))

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 class Top1:
     """`config.evals.NAME` for classification. All accuracies are in %."""
 
-    def __init__(self, data: "Data", *, split: str, aggregate: str = "none"):
+    def __init__(self, data: "Data", *, split: str, aggregate: str = "none", field: str = "probs"):
         """
         Args:
           split: which clips to score ("val" is the held-out part of train).
+          field: of the rows; "probs_sup" and the like for a student with two heads (`tasks/distill.py`).
           aggregate: "none" scores clips; "probs" or "logits" averages over the clips of one source video first.
         """
-        self.split, self.how = split, aggregate
+        self.split, self.how, self.field = split, aggregate, field
         self.num_classes = len(data.class_names)
         paths = [c.path or c.id for c in data.catalog.clips]
         self.video = np.unique(paths, return_inverse=True)[1]
@@ -30,7 +31,7 @@ class Top1:
 
         An item of which nothing was `observed` is an error at any k, whatever ties say: its own class comes last.
         """
-        probs, labels = rows["probs"], rows["label"]
+        probs, labels = rows[self.field], rows["label"]
         observed = rows.get("observed", np.ones(len(labels), bool))
         if self.how != "none":
             video = self.video[rows["clip"]]

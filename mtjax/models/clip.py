@@ -147,6 +147,19 @@ class CLIP(nnx.Module):
         images, texts = unit(self.embed_image(images)), unit(self.embed_text(ids))
         return jnp.exp(self.logit_scale[...]) * images @ texts.T
 
+    def compare(
+        self, batch: Batch, texts: Float[Array, "c d"], *, prompted: bool
+    ) -> tuple[Float[Array, "b c"], Float[Array, "b d"]]:
+        """exp(logit_scale) times the cosine of each clip's embedding and each text embedding, and the clips' embeddings.
+
+        Raises:
+          ValueError: `prompted`, which X-CLIP alone can.
+        """
+        if prompted:
+            raise ValueError("config.task.prompted: CLIP has no prompt generator, X-CLIP has")
+        video = self(batch, train=False)
+        return jnp.exp(self.logit_scale[...]) * unit(video) @ unit(texts).T, video
+
     def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "b d"]:
         """The mean over `frames` [b t h w 3] of their unit embeddings (motion_guidance.md §3)."""
         frames = batch["frames"]

@@ -104,7 +104,57 @@ class PromptGenerator(nnx.Module):
         return text + self.alpha[...].astype(prompt.dtype) * prompt
 
 
-class XCLIP(nnx.Module):
+class VideoEncoder(nnx.Module):
+    """X-CLIP without its text side: what a student that classifies needs. The defaults are base/16 with 8 frames."""
+
+    def __init__(
+        self,
+        *,
+        frames: int = 8,
+        image: int = 224,
+        patch: int = 16,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        output: int = 512,
+        mit_layers: int = 1,
+        mit_heads: int = 8,
+        remat: bool = False,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        """
+        Args:
+          frames: of a clip; the position table of the multi-frame integration has this length.
+          remat: recompute the tower's layers in the backward pass.
+          dtype: of the computation; parameters stay float32.
+        """
+        compute = jnp.dtype(dtype)
+        self.width = output
+        self.vision = VisionTower(
+            image=image, patch=patch, width=width, layers=layers, heads=heads, layer=CrossFrameLayer, remat=remat,
+            dtype=compute, rngs=rngs,
+        )  # fmt: skip
+        self.projection = nnx.Linear(width, output, use_bias=False, dtype=compute, rngs=rngs)
+        self.integration = FrameIntegration(output, frames, mit_layers, mit_heads, dtype=compute, rngs=rngs)
+
+    def embed_video(self, frames: Float[Array, "b t h w 3"]) -> Float[Array, "b d"]:
+        """Of normalised frames; not L2-normalised."""
+        return self._video(frames)[0]
+
+    def _video(self, frames: Float[Array, "b t h w 3"]) -> tuple[Float[Array, "b d"], Float[Array, "b t n e"]]:
+        """The video's embedding and its patch tokens."""
+        b, t = frames.shape[:2]
+        tokens = self.vision(frames.reshape(b * t, *frames.shape[2:]), frames=t)
+        each = self.projection(self.vision.post_norm(tokens[:, 0])).reshape(b, t, -1)
+        return self.integration(each), tokens[:, 1:].reshape(b, t, -1, tokens.shape[-1])
+
+    def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "b d"]:
+        """`embed_video` of the batch's `frames`."""
+        return self.embed_video(batch["frames"])
+
+
+class XCLIP(VideoEncoder):
     """The defaults are base/16 with 8 frames: 194,929,153 parameters (194,941,441 with 32)."""
 
     def __init__(
@@ -130,30 +180,19 @@ class XCLIP(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        """
-        Args:
-          frames: of a clip; the position table of the multi-frame integration has this length.
-          remat: recompute the towers' layers in the backward pass.
-          dtype: of the computation; parameters stay float32.
-        """
+        """See `VideoEncoder`; in addition the text tower and the prompts that a video adds to texts."""
+        shared = {"remat": remat, "dtype": dtype, "rngs": rngs}
+        super().__init__(
+            frames=frames, image=image, patch=patch, width=width, layers=layers, heads=heads, output=output,
+            mit_layers=mit_layers, mit_heads=mit_heads, **shared,
+        )  # fmt: skip
         compute = jnp.dtype(dtype)
-        shared = {"remat": remat, "dtype": compute, "rngs": rngs}
-        self.width = output
-        self.vision = VisionTower(
-            image=image, patch=patch, width=width, layers=layers, heads=heads, layer=CrossFrameLayer, **shared
-        )
-        self.projection = nnx.Linear(width, output, use_bias=False, dtype=compute, rngs=rngs)
-        self.integration = FrameIntegration(output, frames, mit_layers, mit_heads, dtype=compute, rngs=rngs)
         self.text = TextTower(
             vocabulary=vocabulary, context=context, width=text_width, layers=text_layers, heads=text_heads,
-            output=output, **shared,
+            output=output, **shared | {"dtype": compute},
         )  # fmt: skip
         self.prompts = PromptGenerator(width, output, prompt_layers, prompt_heads, dtype=compute, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.float32(np.log(1 / 0.07)))
-
-    def embed_video(self, frames: Float[Array, "b t h w 3"]) -> Float[Array, "b d"]:
-        """Of normalised frames; not L2-normalised."""
-        return self._video(frames)[0]
 
     def embed_text(self, ids: Int[Array, "c l"]) -> Float[Array, "c d"]:
         """Of token ids, without a video's prompt; not L2-normalised."""
@@ -161,18 +200,17 @@ class XCLIP(nnx.Module):
 
     def logits(self, frames: Float[Array, "b t h w 3"], ids: Int[Array, "c l"]) -> Float[Array, "b c"]:
         """exp(logit_scale) times the cosine of each video and each text with that video's prompt."""
-        video, patches = self._video(frames)
-        texts = jnp.broadcast_to(self.embed_text(ids)[None], (len(video), len(ids), self.width))
-        cosine = jnp.einsum("bd,bcd->bc", unit(video), unit(self.prompts(texts, patches)))
-        return jnp.exp(self.logit_scale[...]) * cosine
+        return self.compare({"frames": frames}, self.embed_text(ids), prompted=True)[0]
 
-    def _video(self, frames: Float[Array, "b t h w 3"]) -> tuple[Float[Array, "b d"], Float[Array, "b t n e"]]:
-        """The video's embedding and its patch tokens."""
-        b, t = frames.shape[:2]
-        tokens = self.vision(frames.reshape(b * t, *frames.shape[2:]), frames=t)
-        each = self.projection(self.vision.post_norm(tokens[:, 0])).reshape(b, t, -1)
-        return self.integration(each), tokens[:, 1:].reshape(b, t, -1, tokens.shape[-1])
+    def compare(
+        self, batch: Batch, texts: Float[Array, "c d"], *, prompted: bool
+    ) -> tuple[Float[Array, "b c"], Float[Array, "b d"]]:
+        """exp(logit_scale) times the cosine of each video and each text embedding, and the videos' embeddings.
 
-    def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "b d"]:
-        """`embed_video` of the batch's `frames`."""
-        return self.embed_video(batch["frames"])
+        Args:
+          prompted: add to each text what its video says (the prompt generator).
+        """
+        video, patches = self._video(batch["frames"])
+        each = jnp.broadcast_to(texts[None], (len(video), *texts.shape))
+        each = self.prompts(each, patches) if prompted else each
+        return jnp.exp(self.logit_scale[...]) * jnp.einsum("bd,bcd->bc", unit(video), unit(each)), video

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mtjax.data.pipeline import Data
 
 CLASS_WEIGHTS = ("none", "inverse", "sqrt")
+PENALTIES = ("none", "printed", "sklearn_C1")
 
 
 class Classifier(nnx.Module):
@@ -35,9 +36,12 @@ class Classifier(nnx.Module):
     ) -> tuple[Float[Array, "b c"], Float[Array, "b d"]]:
         """Logits and the backbone's embedding, both float32."""
         embedding = self.backbone(batch, train=train, rngs=rngs).astype(jnp.float32)
+        return self.head(self.below_head(embedding, train=train, rngs=rngs)), embedding
+
+    def below_head(self, embedding: Float[Array, "b d"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "b e"]:
         if self.hidden is None:
-            return self.head(embedding), embedding
-        return self.head(self.dropout(nnx.relu(self.hidden(embedding)), train=train, rngs=rngs)), embedding
+            return embedding
+        return self.dropout(nnx.relu(self.hidden(embedding)), train=train, rngs=rngs)
 
 
 class Classify:
@@ -56,6 +60,7 @@ class Classify:
         focal_gamma: float = 0.0,
         class_weights: str = "none",
         logit_adjustment: float = 0.0,
+        penalty: str = "none",
     ):
         """
         Args:
@@ -65,9 +70,12 @@ class Classify:
           label_smoothing, focal_gamma: see `losses.cross_entropy`.
           class_weights: "inverse" or "sqrt" of the training frequency, with mean 1 over examples; "none".
           logit_adjustment: tau added as tau * log prior while training (Menon et al. 2021); 0.0 disables.
+          penalty: ½‖W‖² of the head's kernel, added to the mean cross-entropy as it is ("printed", the paper's Sec. 4.3), or
+            divided by the number of labelled training clips ("sklearn_C1", scikit-learn's LogisticRegression(C=1)); MG-7.
         """
-        if class_weights not in CLASS_WEIGHTS:
-            raise ValueError(f"config.task.class_weights={class_weights!r}: must be one of {CLASS_WEIGHTS}")
+        for field, known, value in (("class_weights", CLASS_WEIGHTS, class_weights), ("penalty", PENALTIES, penalty)):
+            if value not in known:
+                raise ValueError(f"config.task.{field}={value!r}: must be one of {known}")
         found = len(data.class_names) if data else num_classes
         if not found:
             raise ValueError(
@@ -78,10 +86,12 @@ class Classify:
         self.num_classes = found
         self.hidden, self.dropout = hidden, dropout
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
+        labels = data.training_labels[data.rows("train")] if data else np.zeros(1, np.int32)
+        self.penalty = {"none": 0.0, "printed": 1.0, "sklearn_C1": 1.0 / max((labels >= 0).sum(), 1)}[penalty]
         self.class_weight = np.ones(found, np.float32)
         self.log_prior = np.zeros(found, np.float32)
         if data and (class_weights != "none" or logit_adjustment):
-            counts = np.bincount(data.labels[data.rows("train")], minlength=found)[:found].astype(np.float64)
+            counts = np.bincount(labels[labels >= 0], minlength=found).astype(np.float64)
             prior = np.maximum(counts, 0.5) / counts.sum()
             if class_weights != "none":
                 weight = prior ** (-1.0 if class_weights == "inverse" else -0.5)
@@ -106,14 +116,19 @@ class Classify:
             adjusted, labels, smoothing=self.label_smoothing, focal_gamma=self.focal_gamma
         ) * jnp.take(jnp.asarray(self.class_weight), jnp.maximum(labels, 0))
         right = (logits.argmax(-1) == labels).astype(jnp.float32)
-        return losses.weighted_mean(per_example, weight), {"top1": 100.0 * losses.weighted_mean(right, weight)}
+        loss = losses.weighted_mean(per_example, weight)
+        if self.penalty:
+            loss = loss + 0.5 * self.penalty * jnp.square(model.head.kernel[...]).sum()
+        return loss, {"top1": 100.0 * losses.weighted_mean(right, weight)}
 
     def predict(self, model: Classifier, batch: Batch) -> Mapping[str, Array]:
         """`logits` and `probs` [b c], `embedding` [b d], and the `loss` [b] of each labelled example.
 
         For data that says so, `observed` [b]: a clip that shows nothing gets equal probabilities and counts as an error.
         """
-        logits, embedding = model(batch, train=False)
+        return self._said(batch, *model(batch, train=False))
+
+    def _said(self, batch: Batch, logits: Float[Array, "b c"], embedding: Float[Array, "b d"]) -> dict[str, Array]:
         said = {}
         if "observed" in batch:
             said = {"observed": batch["observed"]}

@@ -1,0 +1,157 @@
+"""Soft labels of a teacher beside a few hard ones ("Size Doesn't Matter", Sec. 4.3; Hinton et al. 2015)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mtjax import losses
+from mtjax.tasks.classify import Classifier, Classify
+from mtjax.types import Batch, Scalars, Teacher
+
+if TYPE_CHECKING:
+    from mtjax.data.pipeline import Data
+
+DIVERGENCES = {"cross_entropy": losses.soft_cross_entropy, "kl": losses.kl_divergence}
+RULES = ("mean", "geometric", "sup", "weak")
+
+
+class Student(Classifier):
+    """A classifier with a second head for the teacher's labels if there are two, and the frozen teacher if it is a module."""
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        num_classes: int,
+        *,
+        hidden: int,
+        dropout: float,
+        heads: int,
+        teacher: Teacher | None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, num_classes, hidden=hidden, dropout=dropout, rngs=rngs)
+        self.weak_head = nnx.Linear(hidden or backbone.width, num_classes, rngs=rngs) if heads == 2 else None
+        self.teacher = teacher.make(rngs.params()) if teacher else None
+
+    def both(
+        self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, "b c"], Float[Array, "b c"], Float[Array, "b d"]]:
+        """Logits of the head for labels, of the head for the teacher's (the same if there is one), and the embedding."""
+        embedding = self.backbone(batch, train=train, rngs=rngs).astype(jnp.float32)
+        below = self.below_head(embedding, train=train, rngs=rngs)
+        supervised = self.head(below)
+        return supervised, supervised if self.weak_head is None else self.weak_head(below), embedding
+
+
+class Distill(Classify):
+    """`config.task` for a student with a teacher: alpha · L_sup over the labelled clips + beta · L_weak over the taught ones.
+
+    The teacher is a column (`data.teacher`), or a module that sees the same batch, frozen inside the student's state.
+    """
+
+    trainable = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("teacher")))
+
+    def __init__(
+        self,
+        data: "Data | None" = None,
+        *,
+        teacher: "Teacher | str" = "",
+        num_classes: int = 0,
+        hidden: int = 0,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        temperature: float = 1.0,
+        divergence: str = "cross_entropy",
+        heads: int = 1,
+        rule: str = "mean",
+    ):
+        """
+        Args:
+          teacher: in a config the workdir of the teacher's training, "" for a column of soft labels.
+          num_classes, hidden, dropout, label_smoothing: see `Classify`; smoothing is of hard labels.
+          temperature, divergence: see `losses.soft_cross_entropy` and `losses.kl_divergence` ("kl").
+          heads: 1, or 2 separate ones as in the paper.
+          rule: what two heads predict together: "mean" of their probabilities, the renormalised "geometric" mean, "sup"
+            or "weak" alone. The paper does not say; `predict` gives all of them.
+
+        Raises:
+          ValueError: no teacher, two of them, or one of other classes.
+        """
+        super().__init__(data, num_classes=num_classes, hidden=hidden, dropout=dropout, label_smoothing=label_smoothing)
+        for field, known, value in (
+            ("divergence", tuple(DIVERGENCES), divergence),
+            ("rule", RULES, rule),
+            ("heads", (1, 2), heads),
+        ):
+            if value not in known:
+                raise ValueError(f"config.task.{field}={value!r}: must be one of {known}")
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+        self.divergence, self.heads, self.rule = DIVERGENCES[divergence], heads, rule
+        self.teacher = teacher or None
+        if data and bool(data.teacher) == bool(teacher):
+            raise ValueError("config: Distill needs either data.teacher (a column) or task.teacher (a workdir)")
+        if data and self.teacher and self.teacher.class_names != tuple(data.class_names):
+            raise ValueError(
+                f"config.task.teacher was trained on {self.teacher.class_names[:5]} …, {data.root} has {data.class_names[:5]} …"
+            )
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """What a fresh state begins with: the teacher's parameters."""
+        return {f"teacher/{name}": array for name, array in self.teacher.weights.items()} if self.teacher else {}
+
+    def assemble(self, model: nnx.Module, *, rngs: nnx.Rngs) -> Student:
+        return Student(
+            model, self.num_classes, hidden=self.hidden, dropout=self.dropout, heads=self.heads, teacher=self.teacher,
+            rngs=rngs,
+        )  # fmt: skip
+
+    def lesson(self, model: Student, batch: Batch) -> tuple[Float[Array, "b c"], Bool[Array, " b"]]:
+        """The teacher's probabilities and whether it has any for a clip."""
+        if self.teacher is None:
+            return batch["teacher"], batch["taught"]
+        sees = dict(batch) | ({"observed": batch["taught"]} if "taught" in batch else {})
+        said = self.teacher.predict(model.teacher, sees)
+        taught = jnp.broadcast_to(said.get("observed", True), batch["valid"].shape)
+        return jax.lax.stop_gradient(said["probs"]), taught
+
+    def loss(self, model: Student, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
+        """The weighted sum of both means; logs each, top-1 in % of the labelled clips and agreement with the teacher in %."""
+        supervised, weak, _ = model.both(batch, train=True, rngs=rngs)
+        probs, taught = self.lesson(model, batch)
+        seen = batch["valid"] & batch.get("observed", True)
+        labelled = (seen & (batch["label"] >= 0)).astype(jnp.float32)
+        taught = (seen & taught).astype(jnp.float32)
+        hard = losses.weighted_mean(
+            losses.cross_entropy(supervised, batch["label"], smoothing=self.label_smoothing), labelled
+        )
+        soft = losses.weighted_mean(self.divergence(weak, probs, temperature=self.temperature), taught)
+        right = (supervised.argmax(-1) == batch["label"]).astype(jnp.float32)
+        agrees = (weak.argmax(-1) == probs.argmax(-1)).astype(jnp.float32)
+        return self.alpha * hard + self.beta * soft, {
+            "hard": hard,
+            "soft": soft,
+            "top1": 100.0 * losses.weighted_mean(right, labelled),
+            "agreement": 100.0 * losses.weighted_mean(agrees, taught),
+        }
+
+    def predict(self, model: Student, batch: Batch) -> Mapping[str, Array]:
+        """What `Classify.predict` gives, by `rule`; with two heads also `probs_<rule>` [b c] of every rule."""
+        supervised, weak, embedding = model.both(batch, train=False)
+        if self.heads == 1:
+            return self._said(batch, supervised, embedding)
+        p, q = jax.nn.softmax(supervised), jax.nn.softmax(weak)
+        logits = {
+            "mean": jnp.log(jnp.maximum((p + q) / 2, 1e-30)),
+            "geometric": (jax.nn.log_softmax(supervised) + jax.nn.log_softmax(weak)) / 2,
+            "sup": supervised,
+            "weak": weak,
+        }
+        rules = {f"probs_{rule}": jax.nn.softmax(values) for rule, values in logits.items()}
+        return self._said(batch, logits[self.rule], embedding) | rules
