@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mtjax import losses
 from mtjax.models.layers import Dropout
-from mtjax.types import Batch, Scalars
+from mtjax.types import Attending, Batch, Scalars
 
 if TYPE_CHECKING:
     from mtjax.data.pipeline import Data
@@ -35,9 +35,15 @@ class Classifier(nnx.Module):
     ) -> tuple[Float[Array, "b c"], Float[Array, "b d"]]:
         """Logits and the backbone's embedding, both float32."""
         embedding = self.backbone(batch, train=train, rngs=rngs).astype(jnp.float32)
+        return self.classify(embedding, train=train, rngs=rngs), embedding
+
+    def classify(
+        self, embedding: Float[Array, "b d"], *, train: bool, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b c"]:
+        """The logits of an embedding."""
         if self.hidden is None:
-            return self.head(embedding), embedding
-        return self.head(self.dropout(nnx.relu(self.hidden(embedding)), train=train, rngs=rngs)), embedding
+            return self.head(embedding)
+        return self.head(self.dropout(nnx.relu(self.hidden(embedding)), train=train, rngs=rngs))
 
 
 class Classify:
@@ -112,11 +118,16 @@ class Classify:
         """`logits` and `probs` [b c], `embedding` [b d], and the `loss` [b] of each labelled example.
 
         For data that says so, `observed` [b]: a clip that shows nothing gets equal probabilities and counts as an error.
+        Of a backbone that is `types.Attending`, also the `attention` [b t] and `row_frame` [b t] of its rows.
         """
-        logits, embedding = model(batch, train=False)
-        said = {}
+        if isinstance(model.backbone, Attending):
+            embedding, said = model.backbone.attend(batch)
+            embedding, said = embedding.astype(jnp.float32), dict(said)
+            logits = model.classify(embedding, train=False)
+        else:
+            (logits, embedding), said = model(batch, train=False), {}
         if "observed" in batch:
-            said = {"observed": batch["observed"]}
+            said["observed"] = batch["observed"]
             logits = jnp.where(batch["observed"][:, None], logits, 0.0)
         loss = losses.cross_entropy(logits, batch["label"])
         return {"logits": logits, "probs": jax.nn.softmax(logits), "embedding": embedding, "loss": loss} | said
