@@ -75,7 +75,7 @@ def join(student: Answers, other: Answers) -> Pair:
     place = np.array([student.names.index(name) for name in other.names], np.int64)
     label = student.label[mine]
     if len(wrong := np.flatnonzero(label != place[other.label[its]])):
-        clip, true = shared[wrong[0]], student.names[label[wrong[0]]]
+        clip, true = str(shared[wrong[0]]), student.names[label[wrong[0]]]
         raise ConfigError(f"{who} and {whom} label clip {clip!r} differently (here {true!r}); {remedy}")
     left_out = len(student.ids) + len(other.ids) - 2 * len(shared)
     return Pair(student.names, label, student.predicted[mine], place[other.predicted[its]], left_out)
@@ -149,10 +149,10 @@ def confusions(name: str, pair: Pair) -> Section:
         if len(chosen) and frozenset(chosen.tolist()) not in seen:  # with few classes both have the same
             seen.add(frozenset(chosen.tolist()))
             plots.append((f"classes that the {who} confuses most", beside(titled, pair.names, chosen)))
-    every = "all classes" if len(seen) == 1 else f"{MOST_CONFUSED} classes"
-    order = "; first those that the teacher confuses most, then the student's" if len(plots) == 2 else ""
-    notes = [f"{every}, most confused first, each row in % of the true class{order}."]
-    return Section(f"Teacher and student, {name}", (*notes, *left_out(pair)), tuple(plots), layout="wide")
+    shown = "classes" if len(pair.names) <= MOST_CONFUSED else f"{MOST_CONFUSED} classes"
+    below = "; below, those that the student confuses most" if len(plots) == 2 else ""
+    note = f"The {shown} that the teacher confuses most, largest share off the diagonal first{below}. Rows in % of the true class."
+    return Section(f"Teacher and student, {name}", (note, *left_out(pair)), tuple(plots), layout="wide")
 
 
 def left_out(pair: Pair) -> list[str]:
@@ -208,7 +208,11 @@ def gains(name: str, pair: Pair, reference: str) -> Section:
 
 def sections(student: Result, teacher: Result | None, baseline: Result | None) -> list[Section]:
     """The matrices beside the teacher's, and the gains over the baseline (without one, over the teacher)."""
-    out = []
+    if not (teacher or baseline):
+        return []
+    roles = (("Student", student), ("teacher", teacher), ("baseline", baseline))
+    who = ", ".join(f"{role} {run.workdir}" for role, run in roles if run)
+    out = [Section("Comparison", (f"{who}; clips of each eval one by one, classes by name.",))]
     taught = pairs(student, teacher) if teacher else {}
     out += [confusions(name, pair) for name, pair in taught.items()]
     reference = "baseline" if baseline else "teacher"

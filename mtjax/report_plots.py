@@ -67,7 +67,7 @@ def coverage(probs: np.ndarray, labels: np.ndarray, title: str) -> str:
     curve = top1.coverage_curve(probs, labels)
     figure, axis = plt.subplots(figsize=(4.2, 3.2))
     axis.plot(curve["coverage"], curve["accuracy"])
-    for share in (50, 80):
+    for share in (50.0, 80.0):
         at = top1.at_coverage(curve, share)
         axis.plot(
             at["coverage"],
