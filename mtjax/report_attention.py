@@ -2,12 +2,15 @@
 
 import dataclasses
 import io
+import itertools
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from mtjax import lookup, report_plots
+from mtjax.data import motion_features
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.columns import Column, ColumnError, list_columns
 from mtjax.data.pose import Pose
@@ -69,7 +72,7 @@ def sections(run: Result) -> list[Section]:
         wrong = sum(not e.right for e in chosen)
         note = (
             f"{len(plots)} clips, at most one a class, {wrong} of them answered wrongly (red). Blue: attention of each row at "
-            "its frame; dotted: the same for all; grey: mean speed of the joints, scaled to its largest."
+            "its frame; dotted: the same for all; grey: mean speed of the joints relative to the shoulders, scaled to its largest."
         )
         out.append(Section(title, (note,) if plots else ("No labelled clip has attention.",), tuple(plots)))
     return out
@@ -140,15 +143,16 @@ def evenly(frames: int, shown: int) -> list[int]:
     return [(2 * i + 1) * frames // (2 * shown) for i in range(shown)]
 
 
-def speed(pose: np.ndarray, min_score: float) -> np.ndarray:
-    """float [t]: mean over visible joints of how far they move between a frame and its neighbours, in the pose's unit; NaN
-    where there is none."""
-    visible = pose[..., 2] >= min_score
-    out = np.full(len(pose), np.nan)
-    for t in range(1, len(pose) - 1):
-        if (both := visible[t - 1] & visible[t + 1]).any():
-            out[t] = np.linalg.norm(pose[t + 1, both, :2] - pose[t - 1, both, :2], axis=-1).mean() / 2
-    return out
+def speed(pose: np.ndarray, data: Pose) -> np.ndarray:
+    """float32 [t]: mean over the joints seen of their speed as the teacher reads it, relative to the shoulders and so without
+    the camera's motion; NaN for a frame that gives it nothing."""
+    found = motion_features.motion(
+        jnp.asarray(pose[None], jnp.float32), jnp.ones((1, len(pose)), bool), data.body,
+        min_score=data.min_score, min_visible=data.min_visible, min_scale=data.min_scale, scale=data.scale,
+    )  # fmt: skip
+    seen = np.asarray(found.seen[0])
+    total = np.where(seen, np.asarray(found.features[0])[:, 2::3], 0).sum(1)
+    return np.where(seen.any(1), total / np.maximum(seen.sum(1), 1), np.nan).astype(np.float32)
 
 
 def curve(rows: Rows, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +161,14 @@ def curve(rows: Rows, row: int) -> tuple[np.ndarray, np.ndarray]:
     real = frame >= 0
     order = np.argsort(frame[real], kind="stable")
     return frame[real][order], attention[real][order]
+
+
+def pieces(frame: np.ndarray) -> list[slice]:
+    """Where frames follow one another at their usual distance: a line over a gap would show attention that there was not."""
+    step = np.diff(frame)
+    cuts = np.flatnonzero(step > 2 * np.median(step)) + 1 if len(step) else []
+    edges = [0, *cuts, len(frame)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def strip(example: Example, rows: Rows, names: list[str], catalog: Catalog, source: Source) -> str:
@@ -172,10 +184,11 @@ def strip(example: Example, rows: Rows, names: list[str], catalog: Catalog, sour
     elif clip.pose is not None:
         _draw_skeletons(top, clip.pose, source.data, tall)
     if clip.pose is not None:
-        moving = speed(clip.pose, source.data.min_score)
+        moving = speed(clip.pose, source.data)
         if np.nan_to_num(moving).max(initial=0) > 0:
             bottom.fill_between(np.arange(length), moving / np.nanmax(moving) * attention.max(), color="0.87")
-    bottom.plot(frame, attention, ".-", color="tab:blue", markersize=4)
+    for piece in pieces(frame):
+        bottom.plot(frame[piece], attention[piece], ".-", color="tab:blue", markersize=4)
     bottom.axhline(1 / len(frame), color="tab:blue", linewidth=0.8, linestyle=":")
     bottom.set_ylim(0, None)
     bottom.set_xlabel("frame")

@@ -14,6 +14,7 @@ from mtjax import report, report_attention, report_comparison, report_features, 
 from mtjax.data import catalog, columns
 from mtjax.data.catalog import Catalog
 from mtjax.data.column_writer import write_column
+from mtjax.data.pose import Pose
 from mtjax.data.skeletons import COCO_17
 from mtjax.evaluators import top1
 from mtjax.lookup import ConfigError
@@ -282,16 +283,28 @@ def test_examples_are_one_a_class_by_turns_wrong_and_right_and_confident():
 def test_frames_are_evenly_spaced_and_speed_is_the_joints():
     assert report_attention.evenly(8, 4) == [1, 3, 5, 7] and report_attention.evenly(3, 8) == [0, 1, 2]
     assert report_attention.evenly(9, 2) == [2, 6] and report_attention.evenly(1, 8) == [0]
-    pose = np.zeros((4, 2, 3))
+    pose = np.zeros((5, 17, 3), np.float32)
     pose[..., 2] = 1
-    pose[:, 0, 0] = [0, 3, 6, 9]  # joint 0 moves 3 a frame, joint 1 rests
-    assert report_attention.speed(pose, 0.8)[1:3].tolist() == [1.5, 1.5]
-    pose[3, 1, 2] = 0.1
-    assert report_attention.speed(pose, 0.8)[1:3].tolist() == [1.5, 3.0]
-    assert np.isnan(report_attention.speed(pose[:2], 0.8)).all()
+    pose[:, 5, :2], pose[:, 6, :2] = (0, 0), (10, 0)  # shoulders
+    pose[:, 9, 0] = [0, 34, 68, 102, 136]  # one of 17 joints moves 3.4 shoulder widths a frame
+    camera = pose + np.float32([7, -3, 0]) * np.arange(5, dtype=np.float32)[:, None, None]
+    data = Pose(root="", train="train")
+    for seen in (pose, camera):  # a moving camera moves nothing
+        np.testing.assert_allclose(report_attention.speed(seen, data), [np.nan, 0.2, 0.2, 0.2, np.nan], rtol=1e-5)
+    pose[4, 10, 2] = 0.1  # 16 joints are seen at frame 3
+    assert report_attention.speed(pose, data)[3] == pytest.approx(3.4 / 16)
+    assert np.isnan(report_attention.speed(pose[:2], data)).all()
     rows = {"row_frame": np.array([[5, 3, -1]]), "attention": np.array([[0.7, 0.3, 0.0]])}
     frame, attention = report_attention.curve(rows, 0)
     assert frame.tolist() == [3, 5] and attention.tolist() == [0.3, 0.7]
+
+
+def test_a_line_is_broken_where_rows_are_missing_but_not_where_they_were_thinned_out():
+    def cut(*frames):
+        return [np.array(frames)[piece].tolist() for piece in report_attention.pieces(np.array(frames))]
+
+    assert cut(1, 2, 3, 7, 8) == [[1, 2, 3], [7, 8]]
+    assert cut(0, 3, 6, 10, 13) == [[0, 3, 6, 10, 13]] and cut(4) == [[4]]
 
 
 def jpeg(grey: int) -> bytes:
