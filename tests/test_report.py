@@ -127,6 +127,9 @@ def test_an_unobserved_clip_is_an_error_in_every_picture(tmp_path):
     run = make_run(tmp_path / "run", root, few, probs=equal, observed=np.array([False, True, True]))
     answers = report_comparison.Answers.read(run, "test")
     assert answers.predicted.tolist() == [1, 0, 0] and answers.ids.tolist() == ["c00", "c01", "c02"]
+    assert report.main([str(run.workdir)]) == 0
+    page = (run.workdir / "report.html").read_text()
+    assert "<td>jump</td><td>1</td><td>0.0</td>" in page and "<td>jump</td><td>1</td><td>100.0</td>" not in page
 
 
 # Confusion.
