@@ -192,6 +192,7 @@ def strip(example: Example, rows: Rows, names: list[str], catalog: Catalog, sour
     bottom.axhline(1 / len(frame), color="tab:blue", linewidth=0.8, linestyle=":")
     bottom.set_ylim(0, None)
     bottom.set_xlabel("frame")
+    bottom.xaxis.get_major_locator().set_params(integer=True)
     bottom.set_ylabel("attention")
     for axis in (top, bottom):
         axis.set_xlim(-0.5, length - 0.5)

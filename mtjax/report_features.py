@@ -45,11 +45,10 @@ def section(run: Result, names: Sequence[str], split: str) -> Section:
     picture = scatter({f"{n}: {accuracy[n]:.1f} %": tsne(x) for n, x in spaces.items()}, labels, catalog.class_names)
     numbers = ", ".join(f"{name} {value:.1f} %" for name, value in accuracy.items())
     lacking = f" ({left_out} more have no record in every column)" if left_out else ""
-    notes = (
-        f"{len(ids)} clips of split {split!r} of {catalog.name}{lacking}. t-SNE with cosine distances; axes have no unit.",
-        f"Accuracy of the {NEIGHBOURS} nearest neighbours (cosine, each clip left out of its own vote): {numbers}.",
-    )
-    return Section("Feature spaces", notes, (("t-SNE of " + ", ".join(names), picture),), layout="wide")
+    note = f"{len(ids)} clips of split {split!r} of {catalog.name}{lacking}. t-SNE with cosine distances; axes have no unit."
+    below = f"Accuracy of the {NEIGHBOURS} nearest neighbours (cosine, each clip left out of its own vote): {numbers}."
+    plots = (("t-SNE of " + ", ".join(names), picture),)
+    return Section("Feature spaces", (note,), plots, layout="wide", below=(below,))
 
 
 def chosen_clips(

@@ -34,6 +34,7 @@ th { border-bottom: 2px solid #444; } td:first-child, th:first-child { text-alig
 {% for note in s.notes %}<p class="note">{{ note }}</p>{% endfor %}
 <div class="plots {{ s.layout }}">{% for alt, png in s.plots %}
 <img alt="{{ alt }}" src="data:image/png;base64,{{ png }}">{% endfor %}</div>
+{% for note in s.below %}<p class="note">{{ note }}</p>{% endfor %}
 {% for t in s.tables %}<details{% if t.open %} open{% endif %}><summary>{{ t.title }}</summary>
 <table><tr>{% for h in t.header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for r in t.rows %}<tr>{% for cell in r %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></details>{% endfor %}
@@ -60,13 +61,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page beyond the runs. `plots`: (alt text, base64 PNG); `layout`: "" side by side, "wide" one a line."""
+    """A part of the page beyond the runs. `plots`: (alt text, base64 PNG); `layout`: "" side by side, "wide" one a line;
+    `below`: said under the plots."""
 
     title: str
     notes: tuple[str, ...] = ()
     plots: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
     layout: str = ""
+    below: tuple[str, ...] = ()
 
 
 def write_page(

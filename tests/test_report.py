@@ -223,7 +223,7 @@ def test_feature_spaces_show_the_same_clips_and_their_accuracy(tmp_path, monkeyp
     run = make_run(tmp_path / "run", root, truth(30))
     found = report_features.section(run, ["own.features", "views"], "train")  # the run trained on split "test"
     assert found.notes[0].startswith("29 clips of split 'test' of data (1 more have no record in every column)")
-    assert "own.features 100.0 %, views 100.0 %" in found.notes[1] and len(found.plots) == 1
+    assert "own.features 100.0 %, views 100.0 %" in found.below[0] and len(found.plots) == 1
     data = Catalog.load(root)
     both = [columns.Column(root, name) for name in ("own.features", "views")]
     ids, labels, left_out = report_features.chosen_clips(data, np.arange(30), both, most=7)
