@@ -72,6 +72,7 @@ def get_config(split: str = "1"):
             "watch": (),
             "select": "",
             "save_every": 0,
+            "table": ("mg.t1/motion_raw/top1=test/top1",),  # the paper's is UCF101: the report says so
         }
     )
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})

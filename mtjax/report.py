@@ -1,8 +1,10 @@
 """Ours beside the paper's: one table and one self-contained HTML page from any number of workdirs.
 
     python -m mtjax.report WORKDIR [WORKDIR …] [--table=mt.t1] [--out=report.html]
+    python -m mtjax.report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN]
 
-Runs that differ in their seed alone are one row: mean ± standard deviation (population) and n.
+Runs that differ in their seed alone are one row: mean ± standard deviation (population) and n. Comparisons and features are
+those of the first workdir.
 """
 
 import argparse
@@ -13,8 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mtjax import results
+from mtjax import report_attention, report_comparison, report_features, results
 from mtjax.lookup import ConfigError
+from mtjax.report_page import Section, write_page
 
 
 def print_tables(groups: list[results.Group], table: str, tables: dict[str, Any]) -> None:
@@ -35,7 +38,7 @@ def print_tables(groups: list[results.Group], table: str, tables: dict[str, Any]
                 label,
                 cell["column"],
                 results.paper_of(cell),
-                results.text_of(cell["ours"]),
+                results.ours_of(cell),
                 results.difference_of(cell),
             )
     console.print(beside)
@@ -43,22 +46,34 @@ def print_tables(groups: list[results.Group], table: str, tables: dict[str, Any]
         console.print(f"note: {note}", highlight=False)
 
 
+def sections(first: results.Result, groups: list[results.Group], args: argparse.Namespace) -> list[Section]:
+    """What the page shows beyond tables and runs: the student's comparisons, feature spaces, attention over time."""
+    teacher, baseline = (path and results.Result.load(path) for path in (args.teacher, args.baseline))
+    found = report_comparison.sections(first, teacher, baseline)
+    if args.features:
+        found.append(report_features.section(first, args.features.split(","), args.features_split))
+    return found + [section for group in groups for section in report_attention.sections(group.runs[0])]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.report", description=__doc__.splitlines()[0])
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--table", default="", help="paper table to print beside, e.g. mt.t1")
+    parser.add_argument("--teacher", type=Path, default=None, help="finished run to compare the first WORKDIR with")
+    parser.add_argument("--baseline", type=Path, default=None, help="the student without a teacher: gains are over it")
+    parser.add_argument("--features", default="", help="columns with an embedding to draw, comma separated")
+    parser.add_argument("--features_split", default="train", help="clips to draw (default: train)")
     parser.add_argument("--out", type=Path, default=None, help="HTML file (default: FIRST_WORKDIR/report.html)")
     args = parser.parse_args(argv)
-    from mtjax.report_page import write_page  # matplotlib and jinja2
-
     try:
-        groups = results.group_runs(results.Result.load(w) for w in args.workdirs)
+        runs = [results.Result.load(w) for w in args.workdirs]
+        groups = results.group_runs(runs)
         tables = results.load_tables()
         if args.table and args.table not in tables:
             raise ConfigError(f"--table={args.table!r}: there are {sorted(tables)}")
         print_tables(groups, args.table, tables)
         out = args.out or args.workdirs[0] / "report.html"
-        write_page(out, groups, args.table, tables)
+        write_page(out, groups, args.table, tables, sections(runs[0], groups, args))
     except (ConfigError, OSError, ValueError) as e:
         print(f"mtjax: {e}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mtjax.complexity import thop_movt, thop_videomae
+from mtjax.data.catalog import Catalog
 from mtjax.lookup import ConfigError
 from mtjax.metrics_log import METRICS, read_metrics
 from mtjax.plain_config import config_hash, from_json
@@ -37,6 +38,25 @@ class Result:
     @property
     def scores(self) -> dict[str, float]:
         return self.results["scores"]
+
+    @property
+    def dataset(self) -> dict[str, str]:
+        """`name` and `kind` ("" if its maker says none) of the dataset; the folder's name for a run that did not note it."""
+        return self.results.get("dataset") or {"name": Path(self.config["data"]["root"]).name, "kind": ""}
+
+    def catalog(self) -> Catalog:
+        """Of the dataset that the rows of the run speak of.
+
+        Raises:
+          CatalogError: it is not there. ConfigError: it is another one now.
+        """
+        catalog, known = Catalog.load(self.config["data"]["root"]), self.results["fingerprint"]["catalog"]
+        if catalog.fingerprint != known:
+            raise ConfigError(
+                f"{self.workdir}: {catalog.root} has changed since the run ({catalog.fingerprint}, not {known}); "
+                "its rows cannot be told"
+            )
+        return catalog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +90,19 @@ def load_tables() -> dict[str, Any]:
 
 
 def join(table: str, groups: list[Group], tables: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of one paper table: label, and for each column the paper's value and ours ({mean, std, n} or None).
+    """The rows of one paper table: label, and for each column the paper's value, its `dataset` ("" if the table does not
+    say), and `ours`: {mean, std, n, on} of each group that has it, `on` the name of our dataset, "" if it is the paper's.
 
     A run says where it belongs in `train.table`: ("mt.t1/movt/jester_acc=test/top1", …). Our column never holds a
-    number of the paper.
+    number of the paper. A row that is `computed` as "chance" is 100 / classes for every group in the column.
 
     Raises:
       ConfigError: a run names a row or column that the table does not have.
     """
     paper = tables[table]
-    ours: dict[tuple[str, str], dict[str, float]] = {}
+    sets = dict(zip(paper["columns"], paper.get("datasets", [""] * len(paper["columns"])), strict=True))
+    by_chance = [r["id"] for r in paper["rows"] if r.get("computed") == "chance"]
+    ours: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in groups:
         for cell in group.runs[0].config["train"].get("table", ()):
             place, _, metric = cell.partition("=")
@@ -88,18 +111,33 @@ def join(table: str, groups: list[Group], tables: dict[str, Any]) -> list[dict[s
                 continue
             if row not in [r["id"] for r in paper["rows"]] or column not in paper["columns"]:
                 raise ConfigError(f"config.train.table={cell!r}: {table} has no such row or column")
-            if (summary := group.summary(metric)) is not None:
-                ours[row, column] = summary
+            if (summary := group.summary(metric)) is None:
+                continue
+            on = {"on": "" if same_dataset(group.runs[0].dataset, sets[column]) else group.runs[0].dataset["name"]}
+            ours.setdefault((row, column), []).append(summary | on)
+            chance = {"mean": 100 / len(group.runs[0].results["class_names"]), "std": 0.0, "n": 1} | on
+            for by in by_chance:
+                if chance not in ours.setdefault((by, column), []):
+                    ours[by, column].append(chance)
     return [
         {
             "label": row["label"] + (" (literature)" if row.get("literature") else ""),
             "cells": [
-                {"column": column, "paper": value, "ours": ours.get((row["id"], column))}
+                {"column": column, "paper": value, "dataset": sets[column], "ours": ours.get((row["id"], column), [])}
                 for column, value in zip(paper["columns"], row["paper"], strict=True)
             ],
         }
         for row in paper["rows"]
     ]
+
+
+def same_dataset(ours: dict[str, str], paper: str) -> bool:
+    """Whether a run's dataset is the paper's by its name or its annotation set's; "-", "_" and case make no difference."""
+
+    def plain(name: str) -> str:
+        return "".join(c for c in name.lower() if c.isalnum())
+
+    return bool(paper) and plain(paper) in (plain(ours["name"]), plain(ours["kind"]))
 
 
 def text_of(summary: dict[str, float] | None, digits: int = 2) -> str:
@@ -113,10 +151,18 @@ def paper_of(cell: dict[str, Any]) -> str:
     return "-" if cell["paper"] is None else f"{cell['paper']:g}"
 
 
+def ours_of(cell: dict[str, Any]) -> str:
+    """Our numbers of a cell, each with the name of its dataset unless that is the paper's."""
+    said = [text_of(summary) + (f" on {summary['on']}" if summary["on"] else "") for summary in cell["ours"]]
+    return "; ".join(said) or "-"
+
+
 def difference_of(cell: dict[str, Any]) -> str:
-    if cell["paper"] is None or cell["ours"] is None:
+    """Ours minus the paper's of the groups on the paper's dataset (any dataset where the table names none)."""
+    comparable = [s for s in cell["ours"] if not s["on"] or not cell["dataset"]]
+    if cell["paper"] is None or not comparable:
         return "-"
-    return f"{cell['ours']['mean'] - cell['paper']:+.2f}"
+    return "; ".join(f"{s['mean'] - cell['paper']:+.2f}" for s in comparable)
 
 
 def own_table(groups: list[Group]) -> tuple[list[str], list[list[str]]]:

@@ -133,6 +133,7 @@ class Run:
             "clips": {name: len(exp.data.rows(e.split)) for name, e in exp.evaluators.items()}
             | {"train": len(exp.data.rows("train"))},
             "fingerprint": exp.data.fingerprint,
+            "dataset": {"name": exp.data.catalog.name, "kind": exp.data.catalog.info.get("kind", "")},
             "git": _git_commit(),
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "grain", "mtjax")},
             "device": jax.devices()[0].device_kind,

@@ -44,6 +44,15 @@ class Teacher:
 
 
 @runtime_checkable
+class Attending(Protocol):
+    """What a backbone may add when it pools the rows of a clip by weights: tasks ask with `isinstance` and keep them."""
+
+    def attend(self, batch: Batch) -> tuple[Float[Array, "b d"], Mapping[str, Array]]:
+        """What `__call__` gives with `train=False`, and of the same pass `attention` [b t], 0 for padding, and `row_frame`
+        int32 [b t]: the frame that a row shows, -1 for padding."""
+
+
+@runtime_checkable
 class Task(Protocol):
     """What a method optimises and predicts. Constructed as `Task(data, **config.task)`.
 

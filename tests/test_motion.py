@@ -8,6 +8,7 @@ from conftest import tiny_config
 from flax import nnx
 
 from mtjax import lookup
+from mtjax.complexity import multiplications
 from mtjax.data import motion_features, skeletons
 from mtjax.data.catalog import Catalog, Clip
 from mtjax.data.column_writer import write_column
@@ -17,9 +18,11 @@ from mtjax.data.skeletons import COCO_17, JHMDB_15
 from mtjax.evaluators.top1 import Top1
 from mtjax.experiment import Experiment
 from mtjax.models.mil import GatedAttention, MotionMIL, sinusoids
+from mtjax.models.movt import MovT
 from mtjax.records import Feature
 from mtjax.step import Net
 from mtjax.tasks.classify import Classify
+from mtjax.types import Attending
 
 
 def worked_example(frames: int = 5) -> np.ndarray:
@@ -181,6 +184,30 @@ def test_a_clip_that_shows_nobody_gets_equal_probabilities_and_counts_as_an_erro
     assert scores["top1"] == pytest.approx(87.5) and scores["top5"] == 100 and scores["unobserved"] == 1
     state, metrics = exp.program.train_step(exp.program.init(), host)
     assert np.isfinite(float(metrics["loss"])) and all(np.isfinite(p).all() for p in state["params"].values())
+
+
+def test_predictions_hold_the_attention_of_the_frames_and_cost_one_pass(dataset):
+    exp = Experiment(config_of(dataset))
+    host, state = exp.data.read(np.array([3, 16, 17, 18, 19, 20, 21, 22])), exp.program.init()
+    rows = jax.device_get(exp.program.predict_step(state, host))
+    model = exp.program.net.merge(state["params"], state["rest"])
+    batch = exp.data.prepare(jax.tree.map(jnp.asarray, host), train=False)
+    logits, embedding = model(batch, train=False)
+    np.testing.assert_allclose(rows["embedding"], embedding, atol=1e-5)
+    np.testing.assert_allclose(rows["logits"][1:], logits[1:], atol=1e-5)
+    _, weights = model.backbone.embed(batch["motion"], batch["row_valid"], train=False)
+    np.testing.assert_allclose(rows["attention"], weights, atol=1e-6)
+    assert not rows["attention"][0].any() and (rows["row_frame"][0] == -1).all()  # nobody is seen in clip 3
+    lengths = [6 + i % 5 for i in (16, 17, 18, 19, 20, 21, 22)]  # no row for the first and the last frame
+    expected = [[*range(1, n - 1), *[-1] * (10 - n)] for n in lengths]
+    assert rows["row_frame"][1:].tolist() == expected
+    np.testing.assert_allclose(rows["attention"][1:].sum(1), 1, rtol=1e-5)
+    both = multiplications(exp.program.predict, state, host), multiplications(lambda b: model(b, train=False), batch)
+    assert both[0] == both[1] > 0
+
+
+def test_only_a_backbone_that_pools_rows_is_asked_for_attention():
+    assert isinstance(MotionMIL(rngs=nnx.Rngs(0)), Attending) and not issubclass(MovT, Attending)
 
 
 def test_mistakes_name_the_field(dataset):

@@ -22,15 +22,11 @@ class Top1:
           aggregate: "none" scores clips; "probs" or "logits" averages over the clips of one source video first.
         """
         self.split, self.how, self.field = split, aggregate, field
-        self.num_classes = len(data.class_names)
         paths = [c.path or c.id for c in data.catalog.clips]
         self.video = np.unique(paths, return_inverse=True)[1]
 
     def scored(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """(probabilities [items, classes], labels [items]) of the labelled items.
-
-        An item of which nothing was `observed` is an error at any k, whatever ties say: its own class comes last.
-        """
+        """(probabilities [items, classes], labels [items]) of the labelled items; see `labelled`."""
         probs, labels = rows[self.field], rows["label"]
         observed = rows.get("observed", np.ones(len(labels), bool))
         if self.how != "none":
@@ -38,8 +34,7 @@ class Top1:
             _, first, item = np.unique(video, return_index=True, return_inverse=True)
             probs = aggregate(rows[self.how], video, self.how)[1]
             labels, observed = labels[first], np.bincount(item, observed) > 0
-        probs = np.where(~observed[:, None] & (np.arange(self.num_classes) == labels[:, None]), -1.0, probs)
-        return probs[labels >= 0], labels[labels >= 0]
+        return labelled({"probs": probs, "label": labels, "observed": observed})
 
     def score(self, rows: Rows) -> dict[str, float]:
         """`top1`, `top5`, `macro` (mean over the classes present), `loss`, and `n`: how many items were counted;
@@ -54,6 +49,17 @@ class Top1:
             "loss": float(loss.mean()) if len(loss) else float("nan"),
             "n": float(len(labels)),
         }
+
+
+def labelled(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """(probabilities [items, classes], labels [items]) of the rows that have a label.
+
+    An item of which nothing was `observed` is an error at any k, whatever ties say: its own class comes last.
+    """
+    probs, labels = rows["probs"], rows["label"]
+    observed = rows.get("observed", np.ones(len(labels), bool))
+    probs = np.where(~observed[:, None] & (np.arange(probs.shape[1]) == labels[:, None]), -1.0, probs)
+    return probs[labels >= 0], labels[labels >= 0]
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:

@@ -64,6 +64,12 @@ class MotionMIL(nnx.Module):
         """Reads `motion` and `row_valid` of the batch."""
         return self.embed(batch["motion"], batch["row_valid"], train=train, rngs=rngs)[0]
 
+    def attend(self, batch: Batch) -> tuple[Float[Array, "b d"], dict[str, Array]]:
+        """See `types.Attending`."""
+        valid = batch["row_valid"]
+        embedding, attention = self.embed(batch["motion"], valid, train=False)
+        return embedding, {"attention": attention, "row_frame": jnp.where(valid, batch["row_frame"], -1)}
+
     def embed(
         self, motion: Float[Array, "b t f"], valid: Bool[Array, "b t"], *, train: bool, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, "b d"], Float[Array, "b t"]]:

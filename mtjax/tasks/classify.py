@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mtjax import losses
 from mtjax.models.layers import Dropout
-from mtjax.types import Batch, Scalars
+from mtjax.types import Attending, Batch, Scalars
 
 if TYPE_CHECKING:
     from mtjax.data.pipeline import Data
@@ -125,13 +125,19 @@ class Classify:
         """`logits` and `probs` [b c], `embedding` [b d], and the `loss` [b] of each labelled example.
 
         For data that says so, `observed` [b]: a clip that shows nothing gets equal probabilities and counts as an error.
+        Of a backbone that is `types.Attending`, also the `attention` [b t] and `row_frame` [b t] of its rows.
         """
+        if isinstance(model.backbone, Attending):
+            embedding, attention = model.backbone.attend(batch)
+            embedding = embedding.astype(jnp.float32)
+            logits = model.head(model.below_head(embedding, train=False, rngs=None))
+            return self._said(batch, logits, embedding) | dict(attention)
         return self._said(batch, *model(batch, train=False))
 
     def _said(self, batch: Batch, logits: Float[Array, "b c"], embedding: Float[Array, "b d"]) -> dict[str, Array]:
         said = {}
         if "observed" in batch:
-            said = {"observed": batch["observed"]}
+            said["observed"] = batch["observed"]
             logits = jnp.where(batch["observed"][:, None], logits, 0.0)
         loss = losses.cross_entropy(logits, batch["label"])
         return {"logits": logits, "probs": jax.nn.softmax(logits), "embedding": embedding, "loss": loss} | said
