@@ -95,9 +95,9 @@ def model_folder(checkpoint: str, option: str) -> Path:
     return folder
 
 
-def folder_hash(folder: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of all its *.safetensors, by name."""
-    parts = [f"{path.name} {weights_hash(path)}" for path in sorted(folder.glob("*.safetensors"))]
+def folder_hash(folder: Path, pattern: str = "*.safetensors") -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all its files of a pattern, by name."""
+    parts = [f"{path.relative_to(folder)} {weights_hash(path)}" for path in sorted(folder.glob(pattern))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
