@@ -78,7 +78,7 @@ class Detector:
         persons, size_hw = self._person, frames.shape[1:3]
 
         def run(rows: slice, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-            pixels = _resized(torch.from_numpy(frames[rows]).to(device), processor)
+            pixels = _resized(torch.from_numpy(frames[rows]), processor).to(device)
             outputs = _forward(self, model, _normalised(pixels, processor), size)
             kept = {k: _finite(outputs[k], len(pixels), self.kind) for k in ("logits", "pred_boxes")}
             found = processor.post_process_object_detection(
@@ -173,12 +173,14 @@ def crop_regions(boxes: np.ndarray, aspect: float) -> np.ndarray:
 
 
 def _resized(images, processor):
-    """uint8 tensor [n h w 3] → float tensor [n 3 height width] of 0..255, whatever that does to the aspect."""
+    """uint8 tensor [n h w 3] → [n 3 height width], whatever that does to the aspect; as Pillow does, within a grey level.
+
+    On the CPU, where whole numbers take a twentieth of the time that floating point takes.
+    """
     import torch
 
     size = processor.size["height"], processor.size["width"]
-    pixels = images.permute(0, 3, 1, 2).float()
-    return torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True).round().clamp(0, 255)
+    return torch.nn.functional.interpolate(images.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)
 
 
 def _crops(image, boxes: np.ndarray, processor):
@@ -205,6 +207,7 @@ def _normalised(pixels, processor):
     """0..255 → what the model was trained with, by its preprocessor_config.json."""
     import torch
 
+    pixels = pixels.float()
     if processor.do_rescale:
         pixels = pixels * processor.rescale_factor
     if processor.do_normalize:
