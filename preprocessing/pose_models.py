@@ -289,4 +289,4 @@ def _open(folder: str, class_name: str, device: str) -> tuple[Any, Any, str]:
         raise ValueError(f"{folder}: not a whole {class_name}: {type(e).__name__}: {str(e).strip()[:300]}") from None
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{folder}: not a whole {class_name}: {len(missing)} weights are missing, e.g. {missing[:3]}")
-    return model.to(device).eval(), processor, device
+    return model.float().to(device).eval(), processor, device  # stored in half or not: `half` decides

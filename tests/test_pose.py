@@ -151,6 +151,16 @@ def test_half_and_max_persons_and_nobody(videos, models):
     assert nobody["people"].shape == (0, 17, 3) and nobody["box"].shape == (0, 5) and nobody["frame"].shape == (0,)
 
 
+def test_workers_make_the_same_column(videos, models):
+    assert run(videos, models, "--num_shards=2") == 0
+    assert run(videos, models, "--num_shards=2", "--num_workers=2", "--allow_partial", "--name=pose.two") == 0
+    other = records_of(videos, "pose.two")
+    for clip, record in records_of(videos).items():
+        assert other[clip].pop("partial") == 0
+        for field in record:
+            np.testing.assert_allclose(record[field], other[clip][field], atol=2e-3, rtol=1e-4)
+
+
 def test_a_bad_video_is_a_failure_and_the_rest_is_done(videos, models):
     (videos / "videos" / "b.mp4").write_bytes(b"")
     assert run(videos, models) == 3
