@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,6 +62,43 @@ def _download(address: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path))  # to a temporary name, then renamed
     return path
+
+
+def model_folder(checkpoint: str, option: str) -> Path:
+    """A folder that holds a model as `transformers` saves it: config.json, preprocessor_config.json, *.safetensors.
+
+    Args:
+      checkpoint: the folder, or "owner/repository" on the Hugging Face hub.
+      option: that it is given with, for messages.
+
+    Raises:
+      MissingBackend: neither a folder here nor to be fetched, or something is not in it; gives the command.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
+            raise MissingBackend(
+                f"{option}={checkpoint}: no such folder, and no owner/repository of the Hugging Face hub"
+            )
+        hub = require("huggingface_hub", "pip install huggingface_hub")
+        try:
+            folder = Path(hub.snapshot_download(checkpoint, allow_patterns=["*.json", "*.safetensors"]))
+        except (OSError, ValueError) as e:
+            reason = str(e).strip().split("\n")[0]
+            raise MissingBackend(
+                f"{checkpoint} is no folder here, and cannot be fetched from the Hugging Face hub ({reason}); "
+                f"where there is a network run `hf download {checkpoint} --local-dir FOLDER`, then pass {option}=FOLDER"
+            ) from None
+    wanted = ("config.json", "preprocessor_config.json", "*.safetensors")
+    if missing := [name for name in wanted if not any(folder.glob(name))]:
+        raise MissingBackend(f"{option}={folder}: no {' and no '.join(missing)} in it; pickled weights are not read")
+    return folder
+
+
+def folder_hash(folder: Path, pattern: str = "*.safetensors") -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all its files of a pattern, by name."""
+    parts = [f"{path.relative_to(folder)} {weights_hash(path)}" for path in sorted(folder.glob(pattern))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def weights_hash(path: Path) -> str:

@@ -174,3 +174,4 @@ def serve(descriptor: int, target: str) -> None:
             reply = dataclasses.asdict(dataclasses.replace(clip, frames=None, times_s=clip.times_s.tolist()))
             connection.send_bytes(json.dumps(reply | {"shape": clip.frames.shape}).encode())
             connection.send_bytes(memoryview(np.ascontiguousarray(clip.frames)).cast("B"))
+            clip = None  # or it would stay in memory beside the next one

@@ -1,6 +1,8 @@
 """Videos → columns of a dataset.
 
     python -m preprocessing.extract tracks ROOT --backend=lk
+    python -m preprocessing.extract pose ROOT --detector=rt_detr --pose=vitpose_b
+    python -m preprocessing.extract frames ROOT --short_side=256 --frames=32
 
 Stop it at any time: the same command does only what is left. On several machines, `--shard=0/4` ... `--shard=3/4` each
 do a quarter, and whichever ends last finishes the column. Exit codes: 0 done, 1 a worker or the disk failed, 2 cannot
@@ -9,13 +11,13 @@ begin as asked, 3 more failures than `--max_failures` (all else is written all t
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mtjax.data import columns
 from mtjax.data.catalog import Catalog, CatalogError
-from preprocessing import column_run, points, tracks
+from preprocessing import column_run, frames, points, pose, pose_models, tracks
 from preprocessing.backends import MissingBackend
 from preprocessing.shards import Decoding, Extractor
 from preprocessing.video_file import Limits
@@ -51,6 +53,22 @@ def _parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="python -m preprocessing.extract", description="Videos → columns of a dataset."
     )
+    common = _common()
+    kinds = whole.add_subparsers(dest="kind", required=True)
+    _add_tracks(kinds.add_parser("tracks", parents=[common], help="point tracks").add_argument)
+    _add_pose(kinds.add_parser("pose", parents=[common], help="joints of persons").add_argument)
+    of_frames = kinds.add_parser("frames", parents=[common], help="JPEG images")
+    spacing = of_frames.add_mutually_exclusive_group()
+    spacing.add_argument("--frames", type=int, default=32, help="evenly spaced in time")
+    spacing.add_argument("--fps", type=float, default=0.0, help="instead: so many a second")
+    of_frames.add_argument("--name", default="frames", help="of the column")
+    of_frames.add_argument("--short_side", type=int, default=256, help="of the images; 0 keeps the video's")
+    of_frames.add_argument("--quality", type=int, default=90, help="of the JPEGs, 1 to 100")
+    return whole
+
+
+def _common() -> argparse.ArgumentParser:
+    """What every kind of column is made with."""
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     add("root", type=Path, help="the dataset: a folder with dataset.json")
@@ -65,9 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout_s", type=float, default=120.0, help="for decoding one video; 0 disables")
     for name, value in vars(Limits()).items():
         add(f"--{name}", type=type(value), default=value, help=f"default {value}; 0 disables")
-    kinds = whole.add_subparsers(dest="kind", required=True)
-    of_tracks = kinds.add_parser("tracks", parents=[common], help="point tracks")
-    add = of_tracks.add_argument
+    return common
+
+
+def _add_tracks(add: Callable) -> None:
     add("--backend", choices=tuple(tracks.BACKENDS), default="lk")
     add("--name", default="", help="of the column; default tracks.BACKEND")
     add("--frames", type=int, default=32)
@@ -81,7 +100,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", help="path, hf:owner/repository/file or https address; default: the authors'")
     add("--device", help="PyTorch's; default cuda where there is one")
     add("--batch_size", type=int, help="clips at once")
-    return whole
+
+
+def _add_pose(add: Callable) -> None:
+    published = "a folder, or owner/repository on the Hugging Face hub; default: "
+    add("--detector", choices=tuple(pose_models.DETECTORS), default="rt_detr")
+    add("--detector_checkpoint", default="", help=published + pose_models.DETECTORS["rt_detr"][2] + " or its v2")
+    add("--pose", choices=tuple(pose_models.POSES), default="vitpose_b")
+    add("--pose_checkpoint", default="", help=published + pose_models.POSES["vitpose_b"][2] + ", or --pose's own")
+    add("--name", default="", help="of the column; default pose.POSE")
+    add("--device", default="auto", help="PyTorch's; default cuda where there is one")
+    add("--half", action="store_true", help="compute in float16 on a GPU, bfloat16 on a CPU")
+    add("--fps", type=float, default=25.0, help="frames a second")
+    add("--short_side", type=int, default=720, help="to decode at; 0 keeps the video's")
+    add("--batch_size", type=int, default=8, help="frames a call of the detector")
+    add("--person_batch", type=int, default=16, help="persons a call of the pose model")
+    add("--min_score", type=float, default=0.3, help="of a person, by the detector")
+    add("--min_side_px", type=float, default=10.0, help="smaller boxes are dropped")
+    add("--max_persons", type=int, default=10, help="a frame, the best scores first")
 
 
 def _tracks(args: argparse.Namespace) -> Extractor:
@@ -103,6 +139,26 @@ def _tracks(args: argparse.Namespace) -> Extractor:
     )
 
 
+def _pose(args: argparse.Namespace) -> Extractor:
+    shared = {"device": args.device, "half": args.half}
+    return pose.Poses(
+        pose_models.Detector(
+            args.detector, args.detector_checkpoint, batch_size=args.batch_size, min_score=args.min_score, **shared
+        ),
+        pose_models.PoseModel(args.pose, args.pose_checkpoint, batch_size=args.person_batch, **shared),
+        fps=args.fps,
+        short_side=args.short_side,
+        min_side_px=args.min_side_px,
+        max_persons=args.max_persons,
+        partial=args.allow_partial,
+        name=args.name,
+    )
+
+
+def _frames(args: argparse.Namespace) -> Extractor:
+    return frames.Frames(args.frames, args.fps, args.short_side, args.quality, args.allow_partial, args.name)
+
+
 def _videos(args: argparse.Namespace) -> Path:
     info = Catalog.load(args.root).info
     if args.videos is None and "videos" not in info:
@@ -119,11 +175,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.overwrite == "always" and args.shard[1] > 1:
             raise ValueError("--overwrite=always on one of several machines deletes the others' work; use =stale")
         limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
-        extractor = {"tracks": _tracks}[args.kind](args)
-        return column_run.run(
+        decoding = Decoding(_videos(args), limits, args.allow_partial, args.timeout_s)
+        extractor = {"tracks": _tracks, "pose": _pose, "frames": _frames}[args.kind](args)
+        code = column_run.run(
             args.root,
             extractor,
-            Decoding(_videos(args), limits, args.allow_partial, args.timeout_s),
+            decoding,
             producer=f"preprocessing.extract {args.kind}",
             num_workers=args.num_workers,
             machine=args.shard,
@@ -132,6 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_failures=args.max_failures,
             retry_failures=args.retry_failures,
         )
+        if args.kind == "pose":
+            print(f"who was found: python -m mtjax.data coverage {args.root} --column={extractor.name}")
+        return code
     except (CatalogError, columns.ColumnError, MissingBackend, ValueError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

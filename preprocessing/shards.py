@@ -37,7 +37,7 @@ class Extractor(Protocol):
       name: of the column. schema: of its records.
       parameters: JSON; whatever changes the values, so that a column made otherwise is told apart.
       weights: a hash of the model's weights, "" if none. licence: the data's, where the model's licence binds it.
-      num_frames, short_side: how clips are decoded for it (`video.decode`).
+      num_frames, fps, short_side: how clips are decoded for it (`video.decode`).
       batch_size: clips per call of `extract`.
     """
 
@@ -47,6 +47,7 @@ class Extractor(Protocol):
     weights: str
     licence: str
     num_frames: int
+    fps: float
     short_side: int
     batch_size: int
 
@@ -136,6 +137,7 @@ def _outcomes(
             yield clip, Failure(e.stage, e.reason)
     options = {
         "num_frames": extractor.num_frames,
+        "fps": extractor.fps,
         "short_side": extractor.short_side,
         "limits": decoding.limits,
         "allow_partial": decoding.allow_partial,

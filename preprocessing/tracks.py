@@ -5,7 +5,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -87,6 +87,8 @@ class Tracks:
     short_side: int = -1
     partial: bool = False
     name: str = ""
+
+    fps: ClassVar[float] = 0.0  # the number of frames is fixed
 
     def __post_init__(self):
         if self.sampling not in points.SAMPLINGS or (self.sampling == "mask") != (self.masks is not None):

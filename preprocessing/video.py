@@ -1,4 +1,5 @@
-"""Decoding: a video file → T frames, evenly spaced in presentation time. Runs inside the child of `decoder.py`.
+"""Decoding: a video file → T frames, evenly spaced in presentation time, or so many a second. Runs inside the child of
+`decoder.py`.
 
 PyAV, from the first frame on and in order; only a part that begins late is approached by a jump to a keyframe, which is
 checked by time. A damaged file is an error, never a silently shorter clip: decoding stops at the first packet or frame
@@ -8,6 +9,7 @@ that FFmpeg finds fault with, and a file that ends before its header says is fou
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 import cv2
@@ -59,6 +61,7 @@ def decode(
     num_frames: int,
     start_s: float = 0.0,
     end_s: float = 0.0,
+    fps: float = 0.0,
     short_side: int = 0,
     limits: Limits | None = None,
     allow_partial: bool = False,
@@ -71,6 +74,8 @@ def decode(
 
     Args:
       end_s: 0.0 means to the end.
+      fps: above 0 gives, instead of `num_frames`, the frame nearest to each tick of 1 / fps s from the part's first frame
+        to its last; frames of a slower video repeat, then with the same time. `limits.max_clip_bytes` bounds them.
       short_side: frames are shrunk, by area, to this short side; never enlarged; 0 keeps their size.
       limits: None means Limits().
       allow_partial: of a damaged file use the frames before the damage, and set `partial`.
@@ -78,21 +83,24 @@ def decode(
     Raises:
       VideoError: with the stage and the reason.
     """
-    path, limits = str(path), limits or Limits()
+    path, limits, part = str(path), limits or Limits(), _Part(start_s, end_s, num_frames, fps)
+    if not fps:  # a fixed number of frames is its own bound
+        limits = dataclasses.replace(limits, max_clip_bytes=0)
     check_file(path, limits)
     found = survey(path, start_s, end_s, limits)
     damage = found.damage
     if not damage and found.pts is not None:
-        indices, times_s, fps = _choose(found.seconds(found.pts), start_s, end_s, num_frames, limits)
+        indices, times_s, rate = _choose(found.seconds(found.pts), part, limits)
         try:
             try:
                 wanted = [found.pts[i] for i in indices]
-                return _assemble(_keep_by_time(path, found, wanted, short_side, limits), wanted, times_s, fps)
+                return _assemble(_keep_by_time(path, found, wanted, short_side, limits), wanted, times_s, rate, limits)
             except _Unordered:  # AVI, say, which stores no presentation times
                 if indices[-1] + 1 < len(found.pts):
                     raise
                 # Up to the very last frame, an equal number of packets and frames vouches for the order.
-                return _assemble(_keep(path, found, set(indices), None, short_side, limits), indices, times_s, fps)
+                kept = _keep(path, found, set(indices), None, short_side, limits)
+                return _assemble(kept, indices, times_s, rate, limits)
         except _Unordered:
             pass
         except Damaged as e:
@@ -103,26 +111,52 @@ def decode(
     times, late_damage = _displayed_times(path, found, limits)
     if late_damage and not allow_partial:
         raise VideoError("decode", f"damaged: {late_damage}")
-    wanted, times_s, fps = _choose(times, start_s, end_s, num_frames, limits)
+    wanted, times_s, rate = _choose(times, part, limits)
     kept = _keep(path, found, set(wanted), None, short_side, limits)
-    return _assemble(kept, wanted, times_s, fps, partial=bool(damage or late_damage))
+    return _assemble(kept, wanted, times_s, rate, limits, partial=bool(damage or late_damage))
 
 
-def _assemble(kept: dict, wanted: list[int], times_s: np.ndarray, fps: float, partial: bool = False) -> Clip:
+def _assemble(
+    kept: dict, wanted: list[int], times_s: np.ndarray, fps: float, limits: Limits, partial: bool = False
+) -> Clip:
     first, size_px, source_px = kept[wanted[0]]
     height, width = first.shape[:2]
-    # A stream may change its size half-way; the first frame's holds.
-    frames = [kept[key][0] for key in wanted]
-    frames = [f if f.shape == first.shape else cv2.resize(f, (width, height)) for f in frames]
-    return Clip(np.stack(frames), times_s, fps, size_px, source_px, partial)
+    limits.check("max_clip_bytes", len(wanted) * first.nbytes, f"bytes of {len(wanted)} frames of {width}x{height}:")
+    frames = np.empty((len(wanted), *first.shape), np.uint8)
+    for i, key in enumerate(wanted):  # in rising order, so that each is let go after its last use
+        frame = kept[key][0] if i + 1 < len(wanted) and wanted[i + 1] == key else kept.pop(key)[0]
+        # A stream may change its size half-way; the first frame's holds.
+        frames[i] = frame if frame.shape == first.shape else cv2.resize(frame, (width, height))
+    return Clip(frames, times_s, fps, size_px, source_px, partial)
 
 
-def _choose(
-    times: np.ndarray, start_s: float, end_s: float, num_frames: int, limits: Limits
-) -> tuple[list[int], np.ndarray, float]:
+class _Part(NamedTuple):
+    """What `decode` was asked for: a part of the video, and how many frames of it or, with `fps`, how many a second."""
+
+    start_s: float
+    end_s: float
+    num_frames: int
+    fps: float
+
+    def pick(self, t: np.ndarray, limits: Limits) -> np.ndarray:
+        """int [k]: which of the frames shown at `t` (float64 [n], sorted), all of them in the part."""
+        if self.fps:
+            # A tenth of a tick of leave: containers round times, to whole milliseconds for one.
+            count = int((t[-1] - t[0]) * self.fps + 0.1) + 1
+            limits.check("max_frames", count, f"frames at {self.fps:g} a second:")
+            between = (t[1:] + t[:-1]) / 2
+            # Rounded against floating point, so that a tick half-way between two frames always takes the first.
+            return np.searchsorted(between.round(6), (t[0] + np.arange(count) / self.fps).round(6))
+        position = np.interp(np.linspace(t[0], t[-1], self.num_frames), t, np.arange(len(t)))
+        # The inner rounding undoes floating point, so that an exact half rounds as in round(linspace(0, n - 1, t)).
+        return np.round(np.round(position, 6)).astype(int)
+
+
+def _choose(times: np.ndarray, asked: _Part, limits: Limits) -> tuple[list[int], np.ndarray, float]:
     """Which of the frames shown at `times` (float64 [n], sorted) to keep: indices [t], their times, the part's rate."""
     if not len(times):
         raise VideoError("decode", "the video holds no frame")
+    start_s, end_s = asked.start_s, asked.end_s
     part = np.flatnonzero((times > start_s - EPSILON_S) & ((end_s == 0) | (times < end_s - EPSILON_S)))
     if not len(part):
         if not times[0] <= start_s <= times[-1] + np.diff(times).max(initial=0.0):
@@ -132,9 +166,7 @@ def _choose(
     t = times[part]
     limits.check("max_frames", len(t), "frames:")
     limits.check("max_seconds", t[-1] - t[0], "seconds:")
-    position = np.interp(np.linspace(t[0], t[-1], num_frames), t, np.arange(len(t)))
-    # The inner rounding undoes floating point, so that an exact half rounds as in round(linspace(0, n - 1, t)).
-    indices = part[np.round(np.round(position, 6)).astype(int)]
+    indices = part[asked.pick(t, limits)]
     fps = (len(t) - 1) / (t[-1] - t[0]) if t[-1] > t[0] else 0.0
     return indices.tolist(), times[indices].astype(np.float32), float(fps)
 
@@ -199,6 +231,7 @@ def _keep(
             raise _Unordered
         if key in wanted:
             kept[key] = _upright_rgb(frame, short_side)
+            limits.check("max_clip_bytes", len(wanted) * kept[key][0].nbytes, f"bytes of {len(wanted)} frames:")
         before = key
         if key >= last:
             break

@@ -41,6 +41,7 @@ class Limits:
     max_frames: int = 18_000  # of the clip: 10 minutes at 30 frames/s
     max_seconds: float = 600.0  # of the clip
     max_bytes: int = 1 << 32  # of the file
+    max_clip_bytes: int = 1 << 32  # of the clip's decoded frames, where their number follows from a rate
 
     def check(self, name: str, value: float, what: str) -> None:
         limit = getattr(self, name)

@@ -84,6 +84,43 @@ def test_variable_rate_is_sampled_by_time(tmp_path):
     assert clip.fps == pytest.approx(39 / 2.38, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["r.mp4", "r.mkv", "r.avi", "r.h264"])  # with presentation times and without
+@pytest.mark.parametrize("fps, expected", [(25, range(30)), (12.5, range(0, 30, 2)), (5, range(0, 30, 5)), (0.1, [0])])
+def test_a_rate_gives_one_frame_a_tick(tmp_path, name, fps, expected):
+    clip = decode(grey_video(tmp_path / name, 30), num_frames=3, fps=fps)
+    assert frame_numbers(clip.frames).tolist() == list(expected)
+    np.testing.assert_allclose(clip.times_s - clip.times_s[0], np.array(expected) / 25, atol=2e-3)
+    assert clip.fps == pytest.approx(25, rel=1e-3)
+
+
+def test_a_rate_above_the_video_s_repeats_frames(tmp_path):
+    clip = decode(grey_video(tmp_path / "slow.mkv", 4, pts_ms=80 * np.arange(4)), num_frames=1, fps=25)
+    assert frame_numbers(clip.frames).tolist() == [0, 0, 1, 1, 2, 2, 3]  # half-way ticks take the earlier frame
+    np.testing.assert_allclose(clip.times_s, np.array([0, 0, 80, 80, 160, 160, 240]) / 1000, atol=2e-3)
+    pts_ms = np.concatenate([np.arange(10) * 100, 1000 + np.arange(10) * 20])  # 10 frames/s, then 50
+    clip = decode(grey_video(tmp_path / "vfr.mkv", 20, pts_ms=pts_ms), num_frames=1, fps=20)
+    ticks = np.arange(0, 1181, 50)
+    assert frame_numbers(clip.frames).tolist() == [int(np.abs(pts_ms - t).argmin()) for t in ticks]
+
+
+def test_a_rate_over_a_part(tmp_path):
+    path = grey_video(tmp_path / "a.mp4", 50)
+    assert frame_numbers(decode(path, num_frames=1, fps=25, start_s=0.4, end_s=0.8).frames).tolist() == [*range(10, 20)]
+    assert frame_numbers(decode(path, num_frames=1, fps=10, start_s=0.41, end_s=0.42).frames).tolist() == [10]
+
+
+def test_a_rate_is_bounded(tmp_path):
+    path = grey_video(tmp_path / "a.mp4", 30)
+    assert "max_frames: frames at 1000 a second: 1161" in refusal(path, fps=1000, limits=Limits(max_frames=100))
+    bytes_each = 64 * 48 * 3
+    limits = Limits(max_clip_bytes=29 * bytes_each)
+    assert "max_clip_bytes: bytes of 30 frames" in refusal(path, fps=25, limits=limits)
+    assert "max_clip_bytes: bytes of 59 frames" in refusal(path, fps=50, limits=Limits(max_clip_bytes=31 * bytes_each))
+    assert len(decode(path, num_frames=40, limits=limits).frames) == 40  # a fixed number is its own bound
+    with Decoder() as decoder:
+        assert decoder.decode(path, num_frames=1, fps=25.0).frames.shape == (30, 48, 64, 3)
+
+
 def test_a_late_first_frame_is_time_zero(tmp_path):
     clip = decode(grey_video(tmp_path / "late.mkv", 10, pts_ms=700 + 40 * np.arange(10)), num_frames=10)
     np.testing.assert_allclose(clip.times_s, np.arange(10) / 25, atol=2e-3)

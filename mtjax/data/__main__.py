@@ -1,10 +1,12 @@
-"""Looks after datasets: `python -m mtjax.data check|info|index|bench ROOT`.
+"""Looks after datasets: `python -m mtjax.data check|info|index|bench|coverage ROOT`.
 
-  check   validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
-          Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
-  info    shows a table of splits, of columns and of how many clips each column covers.
-  index   reads and verifies columns, and writes their index.npz anew.
-  bench   reads random batches of 256 records and shows records/s.
+  check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
+            Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
+  info      shows a table of splits, of columns and of how many clips each column covers.
+  index     reads and verifies columns, and writes their index.npz anew.
+  bench     reads random batches of 256 records and shows records/s.
+  coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
+            valid, which is what motion features are made of: by split, and by split and class.
 
 Exit code 2: the arguments are wrong, or there is nothing to work on.
 """
@@ -13,9 +15,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from mtjax.data import inspection, summary
-from mtjax.data.catalog import CatalogError
+from mtjax import lookup
+from mtjax.data import coverage, inspection, summary
+from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.columns import Column, ColumnError
+from mtjax.data.skeletons import Skeleton
 from mtjax.records import RecordError
 
 
@@ -23,22 +27,26 @@ def _flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mtjax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("check", "info", "index", "bench"))
+    parser.add_argument("command", choices=("check", "info", "index", "bench", "coverage"))
     parser.add_argument("root", metavar="ROOT", type=Path, help="the dataset folder")
     parser.add_argument("--column", default="", help="only this column")
     parser.add_argument("--classes", action="store_true", help="info: one row for each class")
     parser.add_argument("--allow_overlap", action="store_true", help="check: shared clips or groups are only a notice")
     parser.add_argument("--seconds", type=float, default=3.0, help="bench: how long to read each column")
+    parser.add_argument("--field", default="pose", help="coverage: which field of the column, [t joints 3]")
+    parser.add_argument("--skeleton", default="skeletons.COCO_17", help="coverage: import path under mtjax.data")
+    parser.add_argument("--min_score", type=float, default=0.8, help="coverage: a joint below it is not visible")
+    parser.add_argument("--min_visible", type=int, default=9, help="coverage: joints that a valid frame shows at least")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = _flags().parse_args(argv)
-    commands = {"check": _check, "info": _info, "index": _index, "bench": _bench}
+    commands = {"check": _check, "info": _info, "index": _index, "bench": _bench, "coverage": _coverage}
     try:
         return commands[args.command](args, _column_names(args))
-    except (CatalogError, ColumnError, RecordError, OSError) as e:
+    except (CatalogError, ColumnError, RecordError, lookup.ConfigError, OSError) as e:
         print(f"mtjax.data {args.command}: {e}", file=sys.stderr)
         return 2
 
@@ -108,6 +116,26 @@ def _bench(args: argparse.Namespace, names: list[str]) -> int:
         raise ColumnError(f"{args.root}: no column with records")
     title = f"Random batches of {inspection.BATCH}, checksums verified, one process"
     summary.print_table(title, ("column", "records", "records/s", "MB/s", "ms/batch"), rows)
+    return 0
+
+
+def _coverage(args: argparse.Namespace, names: list[str]) -> int:
+    if not args.column:
+        raise ColumnError(f"coverage needs --column; there are {names}")
+    skeleton = lookup.resolve("data", args.skeleton)
+    if not isinstance(skeleton, Skeleton):
+        raise lookup.ConfigError(f"--skeleton={args.skeleton!r} is not a Skeleton")
+    catalog, column = Catalog.load(args.root), Column(args.root, args.column)
+    seen = coverage.measure(
+        column,
+        args.field,
+        skeleton,
+        min_score=args.min_score,
+        min_visible=args.min_visible,
+        joint_names=catalog.info.get("joint_names", ()),
+    )
+    valid = f"valid: {args.min_visible} joints with a score of {args.min_score:g} or more, both shoulders among them"
+    coverage.print_coverage(catalog, seen, f"{args.root}, column {args.column!r}; {valid}")
     return 0
 
 

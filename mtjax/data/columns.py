@@ -230,18 +230,22 @@ class Column:
     def num_bytes(self) -> int:
         return int(self._index.sizes.sum())
 
-    @property
-    def longest_record(self) -> int:
-        """Bytes; 0 for a column without records."""
-        return int(self._index.length.max(initial=0))
-
     def longest(self, field: str) -> int:
         """An upper bound of the frames (first dimension) of a field, over all records."""
         feature = self.spec.schema[field]
         if not feature.ragged:
             return feature.shape[0]
         # Framing and other fields only add bytes, so a record's length bounds its number of frames.
-        return self.longest_record // (math.prod(feature.shape[1:]) * np.dtype(feature.dtype).itemsize)
+        bounds = self._index.length // (math.prod(feature.shape[1:]) * np.dtype(feature.dtype).itemsize)
+        if sum(f.ragged for f in self.spec.schema.values()) == 1:
+            return int(bounds.max(initial=0))
+        # Other ragged fields may take most of a record: read the longest ones until no other can hold more frames.
+        longest = 0
+        for row in np.argsort(-bounds, kind="stable").tolist():
+            if bounds[row] <= longest:
+                break
+            longest = max(longest, len(self.read([row])[0][field]))
+        return longest
 
     @property
     def fingerprint(self) -> str:
