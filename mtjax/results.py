@@ -81,8 +81,16 @@ class Group:
 def group_runs(results: Iterable[Result]) -> list[Group]:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(config_hash({k: v for k, v in result.config.items() if k != "seed"}), []).append(result)
+        groups.setdefault(config_hash(_without_seed(result.config)), []).append(result)
     return [Group(tuple(sorted(g, key=lambda r: r.results["seed"]))) for g in groups.values()]
+
+
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """What runs of several seeds share: few-shot choices and a teacher named after the seed (`teacher.3`) go with it."""
+    data = {k: v for k, v in config["data"].items() if k != "subset_seed"}
+    if str(data.get("teacher", "")).endswith(f".{config['seed']}"):
+        data["teacher"] = data["teacher"].rpartition(".")[0]
+    return {k: v for k, v in config.items() if k != "seed"} | {"data": data}
 
 
 def load_tables() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a fresh state does not draw at random: converted checkpoints, the weights of another run, a frozen teacher."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from mtjax import convert
+from mtjax.convert import positions
 from mtjax.experiment import Experiment, load_without_data
 from mtjax.lookup import ConfigError
 from mtjax.step import State
@@ -30,7 +32,7 @@ def weights_of(source: str) -> Params:
 
 
 def fitting(source: str, ours: Mapping[str, Any], *, skip: Sequence[str] = (), new: Sequence[str] = ()) -> Params:
-    """The arrays of `source` by our paths.
+    """The arrays of `source` by our paths; positions of patches are resized to our image size.
 
     Args:
       ours: path → shape and dtype of what is to be filled. skip, new: see `experiment.Train`.
@@ -50,6 +52,9 @@ def fitting(source: str, ours: Mapping[str, Any], *, skip: Sequence[str] = (), n
             f"config.train.init={source!r}: {len(left)} arrays have no place {left[:3]} (train.init_skip leaves them out), "
             f"{len(missing)} of our parameters are not there {missing[:3]} (train.init_new draws them at random)"
         )
+    table = f"{BACKBONE}{convert.POSITIONS}"
+    if table in taken and len(taken[table]) != wanted[table].shape[0]:  # another image size
+        taken[table] = positions.resize(taken[table], math.isqrt(wanted[table].shape[0] - 1))
     wrong = [f"{n} {taken[n].shape}, ours {wanted[n].shape}" for n in taken if taken[n].shape != wanted[n].shape]
     if wrong:
         raise ConfigError(f"config.train.init={source!r}: other shapes: {wrong[:3]}")

@@ -48,7 +48,16 @@ RENAMED = ("ucf101", "hmdb51", "ssv2", "ssv2-temporal18", "kinetics")  # unique 
 
 # Clips per split that the official lists hold. Kinetics has no fixed number.
 OFFICIAL_CLIPS = {
-    "ucf101": {"train1": 9537, "test1": 3783, "train2": 9586, "test2": 3734, "train3": 9624, "test3": 3696},
+    "ucf101": {
+        "train1": 9537,
+        "test1": 3783,
+        "train2": 9586,
+        "test2": 3734,
+        "train3": 9624,
+        "test3": 3696,
+        "train1_fit": 7912,
+        "train1_val": 1625,
+    },
     "hmdb51": {"train1": 3570, "test1": 1530, "train2": 3570, "test2": 1530, "train3": 3570, "test3": 1530},
     "jester": {"train": 118_562, "validation": 14_787},
     "ssv2": {"train": 168_913, "validation": 24_777},

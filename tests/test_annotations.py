@@ -44,6 +44,7 @@ def test_ucf101_official_lists():
     assert (clip.label, clip.group) == ("HandstandPushups", "HandstandPushups/g08")
     assert clip.path == "HandstandPushups/v_HandStandPushups_g08_c01.avi" and set(clip.splits) == {
         "train1",
+        "train1_val",
         "test2",
         "train3",
     }

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from mtjax import convert
 from mtjax.convert import clip as clip_names
-from mtjax.convert import names, weight_files
+from mtjax.convert import names, positions, weight_files
 from mtjax.models import clip, xclip
 
 TEXT = {
@@ -229,3 +229,19 @@ def test_remat_and_bfloat16_compute_the_same(folders):
     assert half.dtype == jnp.bfloat16
     cosine = (clip.unit(half) * clip.unit(expected)).sum()
     assert float(cosine) > 0.999
+
+
+def test_another_image_size_resizes_positions_as_transformers_does(folders):
+    folder, model = folders["clip"]
+    ours = convert.load("clip", folder, image=48)
+    images = frames_of(2, 48, 48, 3)
+    with torch.no_grad():
+        theirs = model.get_image_features(
+            torch.tensor(images.transpose(0, 3, 1, 2)), interpolate_pos_encoding=True
+        ).pooler_output
+    np.testing.assert_allclose(ours.embed_image(jnp.asarray(images)), theirs, atol=2e-5)
+
+
+def test_a_position_table_that_is_no_square_is_refused():
+    with pytest.raises(names.ConversionError, match="not a class token and a square"):
+        positions.resize(np.zeros((8, 4), np.float32), 3)

@@ -14,10 +14,11 @@ import numpy as np
 from flax import nnx
 
 from mtjax import lookup
-from mtjax.convert import names, weight_files
+from mtjax.convert import names, positions, weight_files
 from mtjax.convert.names import ConversionError
 
 KINDS = ("clip", "xclip")
+POSITIONS = "vision/positions"
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 
@@ -27,12 +28,16 @@ def load(kind: str, source: str | Path, **changes: Any) -> nnx.Module:
     Args:
       kind: one of KINDS.
       source: Hugging Face folder or id, `.safetensors`, the authors' PyTorch file, or a folder that `save` wrote.
-      changes: constructor keywords that change no parameter, e.g. dtype="bfloat16", remat=True.
+      changes: constructor keywords that change no parameter, e.g. dtype="bfloat16", remat=True; and `image`, for which the
+        patches' positions are resized. X-CLIP's positions of frames are never: another number of frames is refused.
 
     Raises:
       ConversionError: the source cannot be read or does not fit.
     """
     keywords, params = convert(kind, source)
+    if "image" in changes:
+        grid = changes["image"] // keywords["patch"]
+        params = params | {POSITIONS: positions.resize(params[POSITIONS], grid)}
     return build(kind, keywords | changes, params)
 
 

@@ -17,6 +17,7 @@ from preprocessing.annotations.listing import (
 
 # v_<Class>_g<group>_c<clip>: a group is one source video, and the official splits never divide it.
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
+LAST_VALIDATION_GROUP = 10
 # <source video>_<class>_<body part>_<camera>_<people>_<view>_<quality>_<number>, as HMDB51's readme has it.
 _HMDB_TAIL = r"_[fulh]_(?:cm|nm)_np\d+_(?:ba|fr|ri|le)_(?:bad|med|goo)_\d+"
 
@@ -24,6 +25,8 @@ _HMDB_TAIL = r"_[fulh]_(?:cm|nm)_np\d+_(?:ba|fr|ri|le)_(?:bad|med|goo)_\d+"
 def parse_ucf101(source: Path) -> Listing:
     """`classInd.txt`, `trainlist0{1,2,3}.txt` and `testlist0{1,2,3}.txt`.
 
+    The first training list is also divided into `train1_fit` (groups 11 to 25) and `train1_val` (8 to 10), which with
+    `test1` make the 60/10/30 of "Size Doesn't Matter" without a source video on two sides (motion_guidance.md §7).
     The class is the clip's folder, never its file name: `HandstandPushups` holds `v_HandStandPushups_*`.
     """
     problems = Problems(source)
@@ -36,6 +39,10 @@ def parse_ucf101(source: Path) -> Listing:
             where = f"{path}:{number}"
             if clip := _ucf_clip(where, line, names, problems):
                 splits.add(where, split, clip)
+                if split == "train1":
+                    splits.add(
+                        where, "train1_fit" if int(clip.group[-2:]) > LAST_VALIDATION_GROUP else "train1_val", clip
+                    )
     problems.raise_if_any()
     return Listing(splits.clips, names)
 
