@@ -1,6 +1,7 @@
 """Strict by default: 8 fake devices, no silent dtype promotion, every shape annotation of mtjax enforced."""
 
 import atexit
+import io
 import os
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ jaxtyping.install_import_hook("mtjax", "beartype.beartype")
 import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
 from mtjax import records
 from mtjax.data import column_writer, columns
@@ -93,6 +95,37 @@ def dataset(tmp_path) -> Path:
 @pytest.fixture
 def ragged_dataset(tmp_path) -> Path:
     return make_tracks_dataset(tmp_path / "ragged", ragged=True)
+
+
+def image_bytes(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    """uint8 [h w 3] as it would lie in a file; PNG (which decodes like JPEG) loses nothing."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def make_dataset(
+    root: Path, *, per_split: dict[str, int], classes: int = 3, columns_of: dict[str, dict], groups: int = 0
+) -> Path:
+    """A dataset whose clips are "<split>-<number>", class number % classes.
+
+    Args:
+      columns_of: column → field → (feature, clip id → value); a clip without a value has no record.
+      groups: how many clips follow each other in one group; 0 for none.
+    """
+    names = tuple(f"class {c:03}" for c in range(classes))
+    clips = tuple(
+        Clip(f"{split}-{i:03}", (split,), label=names[i % classes], group=f"{split}-{i // groups}" if groups else "",
+             path=f"videos/{split}/v_{split}_{i:03}.avi")
+        for split, count in per_split.items() for i in range(count)
+    )  # fmt: skip
+    Catalog(Path(root), "made", "1", names, clips).save()
+    for name, fields in columns_of.items():
+        schema = {field: feature for field, (feature, _) in fields.items()}
+        present = set.intersection(*(set(values) for _, values in fields.values()))
+        values = {i: {field: of[i] for field, (_, of) in fields.items()} for i in sorted(present)}
+        column_writer.write_column(root, columns.Spec(name, schema, 2, "tests"), values)
+    return Path(root)
 
 
 def tiny_config(root, **changes) -> dict:

@@ -239,8 +239,9 @@ class Data:
         """
         valid = np.ones(len(clips), bool) if valid is None else valid.copy()
         values, corrupt = self._records(self.columns, clips, valid)
-        valid &= ~corrupt
-        batch = self.decode(values, seeds) | {
+        decoded, undecodable = self._decoded(clips, values, seeds)
+        valid &= ~(corrupt | undecodable)
+        batch = decoded | {
             "clip": np.asarray(clips, np.int32),
             "label": (self.training_labels if train else self.labels)[clips],
             "target": self.targets[clips],
@@ -278,6 +279,25 @@ class Data:
                     corrupt[i] = True
                     logging.warning("skipped (data.on_corrupt=skip): %s", e)
         return values, corrupt
+
+    def _decoded(
+        self, clips: np.ndarray, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What `decode` gives, and bool [b]: whose records passed their checksum and yet could not be decoded."""
+        damaged = np.zeros(len(values), bool)
+        try:
+            return self.decode(values, seeds), damaged
+        except records.CorruptRecord:
+            for i in range(len(values)):
+                try:
+                    self.decode(values[i : i + 1], None if seeds is None else seeds[i : i + 1])
+                except records.CorruptRecord as e:
+                    message = f"{self.root}: clip {self.catalog.clips[clips[i]].id!r}: {e}"
+                    if self.on_corrupt == "raise":
+                        raise records.CorruptRecord(message) from None
+                    damaged[i] = True
+                    logging.warning("skipped (data.on_corrupt=skip): %s", message)
+        return self.decode([None if bad else v for v, bad in zip(values, damaged, strict=True)], seeds), damaged
 
     def fake(self, batch: int, num_classes: int) -> dict[str, np.ndarray]:
         """Random decoded arrays of the right shapes, for `--dry_run` on a machine without the data."""
