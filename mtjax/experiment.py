@@ -97,7 +97,7 @@ class Experiment:
                 from mtjax import preprocessing_door
 
                 preprocessing_door.generate(self.data.generate, self.data.root)
-            self.data.element_spec()
+            self.data.check()
         if not self.train.batch:
             everything = jax.device_count() if fake else len(self.data.training_clips())
             self.train = dataclasses.replace(self.train, batch=everything)

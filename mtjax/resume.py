@@ -170,9 +170,10 @@ def _git_commit() -> str:
 def refuse_overlap(exp: Experiment, allow: bool) -> None:
     """Raises ConfigError when an eval's clips are trained on; before the first step, not after the last."""
     for name, evaluator in exp.evaluators.items():
-        if evaluator.split == exp.data.val and evaluator.split in exp.data.unlabelled:
-            continue  # said in the config: validation clips that a teacher labels, and whose own labels only select
-        shared = overlap(exp.data.catalog, exp.data.rows("train"), exp.data.rows(evaluator.split))
+        trained_on = exp.data.rows("train")
+        if exp.data.only_selects(evaluator.split):
+            trained_on = trained_on[exp.data.training_labels[trained_on] >= 0]
+        shared = overlap(exp.data.catalog, trained_on, exp.data.rows(evaluator.split))
         if not shared:
             continue
         message = f"config.evals.{name}: {len(shared)} clips of split {evaluator.split!r} are also trained on, or share a group"

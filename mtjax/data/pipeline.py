@@ -33,7 +33,7 @@ class Data:
       unlabelled: splits whose clips are trained on as well, without their labels, for a teacher to label: with
         ("train", "val") and k_shot=2 two clips a class have a label and all clips a teacher. `holdout` then comes first.
       teacher: column with the field `probs` [classes] that `mtjax.predict` wrote; "" for none.
-      balance: repeat clips of rare classes so that an epoch sees every class about equally often.
+      balance: repeat labelled clips of rare classes so that an epoch sees every class about equally often.
       missing: "drop" clips without a record, or "mask": keep them with nothing visible.
       on_corrupt: "raise" at a damaged record, or "skip": count it and give it no weight.
       cache: "device" keeps the whole split on the device and shuffles inside jit; "none" reads from disk.
@@ -92,6 +92,11 @@ class Data:
         return batch
 
     # What is shared.
+
+    def check(self) -> None:
+        """Raises ValueError when a column is not what this section says it is."""
+        self.element_spec()
+        _ = self.teacher_column
 
     @property
     def present(self) -> bool:
@@ -157,13 +162,13 @@ class Data:
         whole = catalogs.select(self.catalog, self.train, classes=self.classes)
         if not self.unlabelled:
             labelled = self._labelled(whole, kept)
-            val = self.rows(self.val) if self.val else np.array([], np.int64)
+            val = self._split(self.val) if self.val else np.array([], np.int64)
             if self.holdout:
                 labelled, val = catalogs.hold_out(self.catalog, labelled, self.holdout, self.subset_seed)
             return labelled, labelled, val
         others = [catalogs.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
         others = self._with_records(np.unique(np.concatenate(others)), "+".join(self.unlabelled))
-        val = self.rows(self.val) if self.val else np.array([], np.int64)
+        val = self._split(self.val) if self.val else np.array([], np.int64)
         if self.holdout:
             pool = np.union1d(whole, others)
             pool, val = catalogs.hold_out(self.catalog, pool, self.holdout, self.subset_seed)
@@ -195,7 +200,16 @@ class Data:
             return self._chosen[0]
         if split == "val" and (self.holdout or self.val not in ("", "val")):
             return self._chosen[2]
-        return self._with_records(catalogs.select(self.catalog, split, classes=self.classes), split)
+        return self._split(split)
+
+    def _split(self, name: str) -> np.ndarray:
+        """As the catalog has it."""
+        return self._with_records(catalogs.select(self.catalog, name, classes=self.classes), name)
+
+    def only_selects(self, split: str) -> bool:
+        """Whether training sees this split's clips and, as the config says, none of their labels: the validation split
+        of a student that a teacher labels."""
+        return bool(self.val) and self.val in self.unlabelled and split in ("val", self.val)
 
     def _with_records(self, rows: np.ndarray, split: str) -> np.ndarray:
         ids = [self.catalog.clips[r].id for r in rows]
@@ -216,8 +230,9 @@ class Data:
         if not self.balance:
             return rows
         labels = self.training_labels[rows]
-        most = np.bincount(labels[labels >= 0]).max()
-        return np.concatenate([np.resize(rows[labels == c], most) for c in np.unique(labels)])
+        known = labels[labels >= 0]
+        most = np.bincount(known).max(initial=0)
+        return np.concatenate([rows[labels < 0], *(np.resize(rows[labels == c], most) for c in np.unique(known))])
 
     def read(
         self,
