@@ -110,7 +110,7 @@ class Run:
         meta = self.identity() | {
             "train_ids": self._packed_ids,
             "evaluated": evaluated,
-            "history": self.history,
+            "history": list(self.history),  # a copy: the save goes on while the next evaluation is added
             "task": self.exp.task.outputs,
             "columns": columns,
         }

@@ -32,11 +32,16 @@ jaxtyping.install_import_hook("mtjax", "beartype.beartype")
 import numpy as np
 import pytest
 from absl import flags
+from jax.sharding import AxisType
 from PIL import Image
 
-from mtjax import records
+from mtjax import records, sharding
+from mtjax import train as loop
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
+from mtjax.distributed import Preemption
+from mtjax.experiment import Experiment
+from mtjax.resume import Run
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 
@@ -162,6 +167,40 @@ def tiny_config(root, **changes) -> dict:
             section = section.setdefault(name, {})
         section[key] = value
     return config
+
+
+def config_of(
+    root, *, data: dict, model: dict, task: dict, train: dict, optimizer: dict | None = None, evals: dict | None = None
+) -> dict:
+    """A whole config from the sections that matter."""
+    return {
+        "seed": 0,
+        "data": {"root": str(root)} | data,
+        "model": model,
+        "task": task,
+        "optimizer": optimizer or {"lr": 1e-2},
+        "evals": {"test": {"name": "top1.Top1", "split": "test"}} if evals is None else evals,
+        "train": {"batch": 8, "log_every": 10} | train,
+        "mesh": {},
+    }
+
+
+def train_here(config: dict, workdir: Path) -> dict[str, float]:
+    """The real loop in this process; the final scores."""
+    run = Run(Experiment(config), workdir, config_may_change=False, data_may_change=False)
+    try:
+        return loop.train(run.exp, run, Preemption())
+    finally:
+        run.checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Every mesh is one device: compiling for eight takes several times as long, where nothing is about the mesh."""
+    mesh = jax.make_mesh((1, 1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda **_: mesh)
+        yield mesh
 
 
 def write_config(path: Path, config: dict) -> Path:
