@@ -1,14 +1,20 @@
-"""Students of motion teachers: soft labels, frozen teachers, probes by L-BFGS, warm starts, classes by their names
-(motion_guidance.md §3 to §6, MG-6, MG-7)."""
+"""Students of motion teachers: the loss and the rules by hand (MG-6), soft labels of a column and of a frozen teacher."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import config_of, make_dataset, train_here
 from flax import nnx
 
+from mtjax import predict, records, trained
+from mtjax.data.columns import Column
+from mtjax.evaluate import load, predict_rows
+from mtjax.experiment import Experiment
 from mtjax.models.frozen import Frozen
 from mtjax.tasks.distill import Distill
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def softmax(z) -> np.ndarray:
@@ -127,3 +133,150 @@ def test_wrong_settings_of_a_student_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             Distill(num_classes=3, **options)
+
+
+# A teacher of body motion and a student of embeddings.
+
+POSE = {"name": "pose.Pose", "column": "pose", "max_rows": 8, "cache": "device"}
+MIL = {"name": "mil.MotionMIL", "width": 8, "layers": 1, "heads": 2, "feed_forward": 8, "attention": 4}
+UNSEEN = "train-005"
+
+
+def poses_of(ids: list[str]) -> dict[str, np.ndarray]:
+    """A body whose left wrist moves in a direction a class; in one clip no joint is sure."""
+    rng, found = np.random.default_rng(0), {}
+    for i in ids:
+        pose = np.zeros((10, 17, 3), np.float32)
+        pose[..., :2] = 40 * np.random.default_rng(1).random((17, 2)) + rng.normal(0, 0.1, (10, 17, 2))
+        pose[:, 5, :2], pose[:, 6, :2] = (30, 20), (10, 20)
+        angle = 2 * np.pi * (int(i[-3:]) % 3) / 3
+        pose[:, 9, :2] += 3 * np.arange(10)[:, None] * [np.cos(angle), np.sin(angle)]
+        pose[..., 2] = 0.0 if i == UNSEEN else 0.9
+        found[i] = pose
+    return found
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, one_device):
+    """(dataset, workdir of a motion teacher) with the teacher's soft labels as column "mil"."""
+    folder = tmp_path_factory.mktemp("taught")
+    counts = {"train": 16, "test": 8}
+    ids = [f"{split}-{i:03}" for split, count in counts.items() for i in range(count)]
+    rng = np.random.default_rng(2)
+    vectors = {i: rng.normal(size=4).astype(np.float32) for i in ids}
+    columns_of = {
+        "pose": {"pose": (records.Feature("float32", (10, 17, 3)), poses_of(ids))},
+        "x.embedding": {"embedding": (records.Feature("float32", (4,)), vectors)},
+    }
+    root = make_dataset(folder / "data", per_split=counts, columns_of=columns_of)
+    config = config_of(root, data=POSE, model=MIL, task={"name": "classify.Classify"}, train={"epochs": 3.0})
+    train_here(config, folder / "teacher")
+    arguments = ["--column=mil", "--fields=probs,embedding", "--splits=train,test"]
+    assert predict.main([str(folder / "teacher"), *arguments]) == 0
+    return root, folder / "teacher"
+
+
+FEW = {"k_shot": 2, "unlabelled": ("train",)}
+
+
+def student_of(root, teacher="", **task) -> dict:
+    """Of embeddings: with the teacher's column, or with its workdir and the poses that it looks at."""
+    watched = {k: v for k, v in POSE.items() if k != "cache"}
+    data = (
+        FEW
+        | {"cache": "device"}
+        | (
+            {
+                "name": "joined.Joined",
+                "student": {"name": "features.Features", "column": "x.embedding"},
+                "watched": watched,
+            }
+            if teacher
+            else {"name": "features.Features", "column": "x.embedding", "teacher": "mil"}
+        )
+    )
+    task = {"name": "distill.Distill", "heads": 2} | ({"teacher": str(teacher)} if teacher else {}) | task
+    model = {"name": "frozen.Frozen", "width": 4}
+    return config_of(root, data=data, model=model, task=task, train={"epochs": 4.0})
+
+
+def test_a_clip_that_shows_nothing_gets_no_soft_label(taught):
+    column = Column(taught[0], "mil")
+    assert len(column) == 23 and UNSEEN not in column
+    failures = (column.directory / "failures.jsonl").read_text()
+    assert failures.count("\n") == 1 and UNSEEN in failures and "the clip shows nothing" in failures
+    rows = column.read(list(range(23)))
+    assert all(abs(r["probs"].sum() - 1) < 1e-5 and r["embedding"].shape == (8,) for r in rows)
+    assert column.spec.parameters["class_names"] == ["class 000", "class 001", "class 002"]
+
+
+def loss_and_gradients(config: dict):
+    experiment = Experiment(config)
+    state = experiment.program.init(trained.initial_weights(experiment))
+    read = experiment.data.read(experiment.data.rows("train"), train=True)
+    batch = experiment.data.prepare(jax.tree.map(jnp.asarray, read), train=False)
+    loss, scalars, _, gradients = jax.jit(experiment.program._gradients)(state, batch, jax.random.key(0))
+    return experiment, state, batch, loss, scalars, gradients
+
+
+def test_a_frozen_teacher_teaches_what_its_column_says(taught):
+    """The same initial student (`seed`), the same clips, labels and soft labels: the same loss and gradients."""
+    root, workdir = taught
+    _, state_c, batch_c, loss_c, scalars_c, gradients_c = loss_and_gradients(student_of(root))
+    experiment, state, batch, _, _, _ = loss_and_gradients(student_of(root, workdir))
+    state = state | {"params": state_c["params"]}
+    loss, scalars, _, gradients = jax.jit(experiment.program._gradients)(state, batch, jax.random.key(0))
+    assert not any("teacher" in name for name in gradients) and set(gradients) == set(gradients_c)
+    assert float(loss) == pytest.approx(float(loss_c), abs=1e-5) and float(scalars["soft"]) > 0
+    for name in scalars:
+        assert float(scalars[name]) == pytest.approx(float(scalars_c[name]), abs=1e-4), name
+    for name, value in gradients.items():
+        np.testing.assert_allclose(value, gradients_c[name], atol=1e-5, err_msg=name)
+    names = [experiment.data.catalog.clips[c].id for c in batch["clip"]]
+    assert [n for n, t in zip(names, batch["taught"], strict=True) if not t] == [UNSEEN]
+    np.testing.assert_array_equal(batch["taught"], batch_c["taught"])
+    assert (np.asarray(batch["label"]) >= 0).sum() == 6 and batch["observed"].all()
+
+
+def test_training_leaves_the_frozen_teacher_as_it_was(taught, tmp_path):
+    root, workdir = taught
+    config = student_of(root, workdir, beta=2.0)
+    config["optimizer"] = {"lr": 0.05, "weight_decay": 0.5}  # decay would show on whatever the optimiser sees
+    train_here(config, tmp_path / "student")
+    _, of_teacher, _ = load(workdir)
+    experiment, state, _ = load(tmp_path / "student")
+    assert set(state["params"]) == {f"{head}/{leaf}" for head in ("head", "weak_head") for leaf in ("kernel", "bias")}
+    for name, value in of_teacher["params"].items():
+        np.testing.assert_array_equal(state["rest"][f"teacher/{name}"], value, err_msg=name)
+    rows = predict_rows(experiment, state, experiment.data.rows("test"))
+    assert rows["probs_weak"].shape == (8, 3) and len(rows["clip"]) == 8
+    start = experiment.program.init(trained.initial_weights(experiment))
+    assert np.abs(np.asarray(state["params"]["weak_head/kernel"]) - start["params"]["weak_head/kernel"]).max() > 0.01
+
+
+def test_a_student_has_one_teacher_of_its_own_classes(taught, tmp_path):
+    root, workdir = taught
+    both = student_of(root, workdir)
+    both["data"] = student_of(root)["data"]
+    neither = student_of(root)
+    neither["data"] = neither["data"] | {"teacher": ""}
+    for config in (both, neither):
+        with pytest.raises(ValueError, match="needs either data.teacher .* or task.teacher"):
+            Experiment(config)
+    twice = student_of(root, workdir)
+    twice["data"] = twice["data"] | {"teacher": "mil"}
+    with pytest.raises(ValueError, match="a column of soft labels and data.watched exclude each other"):
+        Experiment(twice)
+    fewer = student_of(root, workdir)
+    fewer["data"] = fewer["data"] | {"classes": ("class 000", "class 001")}
+    with pytest.raises(
+        ValueError, match=r"config.task.teacher was trained on \('class 000', 'class 001', 'class 002'\)"
+    ):
+        Experiment(fewer)
+    lost = student_of(root, tmp_path)
+    with pytest.raises(ValueError, match="no config.json; is this the --workdir"):
+        Experiment(lost)
+    misplaced = student_of(root, workdir)
+    misplaced["data"] = misplaced["data"] | {"student": {"name": "features.Features", "train": "test"}}
+    with pytest.raises(ValueError, match=r"config.data.student: \['train'\] belong into config.data itself"):
+        Experiment(misplaced)
