@@ -69,7 +69,8 @@ class Run:
         self._same_everywhere()
         found = self.checkpoints.restore_latest(self.template)
         if found is None:
-            return self.exp.program.init(trained.initial_weights(self.exp)), 0, True
+            first = self.exp.program.init(trained.initial_weights(self.exp))
+            return first, 0, self.exp.total_steps > 0  # without training the first weights are what is watched
         state, meta = found
         changed = {k: (meta.get(k), v) for k, v in self.identity().items() if meta.get(k) != v}
         if changed and not self._data_may_change:
