@@ -160,6 +160,9 @@ def embedded(tmp_path_factory):
     fields = {
         "x.embedding": {"embedding": (records.Feature("float32", (5,)), vectors)},
         "soft": {"probs": (records.Feature("float32", (CLASSES,)), soft)},
+        "half": {
+            "embedding": (records.Feature("float32", (5,)), {i: v for i, v in vectors.items() if not int(i[-3:]) % 2})
+        },
         "narrow": {"probs": (records.Feature("float32", (2,)), {i: v[:2] for i, v in soft.items()})},
     }
     folder = tmp_path_factory.mktemp("few") / "data"
@@ -208,6 +211,19 @@ def test_the_held_out_part_leaves_before_labels_are_chosen(embedded):
     assert not groups[0] & groups[1]
     assert np.bincount(epoch(data)["label"] + 1).tolist()[1:] == [2, 2, 2]
     assert (data.labels[val] >= 0).all()
+
+
+def test_k_shots_are_k_beside_a_holdout_and_of_clips_with_a_record(embedded):
+    data = few(embedded, val="", k_shot=2, holdout=0.2)
+    assert np.bincount(data.labels[data.rows("train")]).tolist() == [2, 2, 2]
+    assert 3 <= len(data.rows("val")) <= 9 and not set(data.rows("train")) & set(data.rows("val"))
+    half = {"column": "half", "val": ""}  # has the clips with an even number alone
+    data = few(embedded, k_shot=5, **half)
+    assert np.bincount(data.labels[data.rows("train")]).tolist() == [5, 5, 5]
+    for more in ({}, {"unlabelled": ("train",)}, {"unlabelled": ("train",), "k_shot": 1}):
+        data = few(embedded, holdout=0.3, **half, **more)
+        assert all(data.catalog.clips[r].id in data.columns[0] for s in ("train", "val") for r in data.rows(s))
+        assert data.read(data.rows("val"))["observed"].all()
 
 
 def test_a_file_of_shots_says_which_labels_are_used(embedded, tmp_path):

@@ -26,12 +26,13 @@ class Data:
       root: dataset folder.
       generate: arguments of a procedural dataset made at `root` on first use, `{}` for none.
       train: split to train on. val: split to select on; "" holds out `holdout` of train instead.
-      holdout: share of the (reduced) training clips kept aside as split "val"; 0.0 disables.
+      holdout: share of the training clips kept aside as split "val"; 0.0 disables. Taken before `k_shot` or `shots` say which
+        labels are used, after `fraction`.
       classes: class names to keep, renumbered in this order; () keeps all.
       fraction, k_shot: of the labelled training clips (see `catalog.reduce`); subset_seed: of that choice and the holdout.
       shots: file that lists the labelled training clips instead (`catalog.listed`); "" for none.
       unlabelled: splits whose clips are trained on as well, without their labels, for a teacher to label: with
-        ("train", "val") and k_shot=2 two clips a class have a label and all clips a teacher. `holdout` then comes first.
+        ("train", "val") and k_shot=2 two clips a class have a label and all clips a teacher.
       teacher: column with the field `probs` [classes] that `mtjax.predict` wrote; "" for none.
       balance: repeat labelled clips of rare classes so that an epoch sees every class about equally often.
       missing: "drop" clips without a record, or "mask": keep them with nothing visible.
@@ -158,33 +159,32 @@ class Data:
     @functools.cached_property
     def _chosen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """int64, sorted: the training clips, those among them whose label is used, the validation clips."""
-        kept = {"fraction": self.fraction, "k_shot": self.k_shot, "seed": self.subset_seed}
-        whole = catalogs.select(self.catalog, self.train, classes=self.classes)
-        if not self.unlabelled:
-            labelled = self._labelled(whole, kept)
-            val = self._split(self.val) if self.val else np.array([], np.int64)
-            if self.holdout:
-                labelled, val = catalogs.hold_out(self.catalog, labelled, self.holdout, self.subset_seed)
-            return labelled, labelled, val
-        others = [catalogs.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
-        others = self._with_records(np.unique(np.concatenate(others)), "+".join(self.unlabelled))
+        whole, others = self._split(self.train), np.array([], np.int64)
+        if self.unlabelled:
+            of_splits = [catalogs.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
+            others = self._with_records(np.unique(np.concatenate(of_splits)), "+".join(self.unlabelled))
         val = self._split(self.val) if self.val else np.array([], np.int64)
-        if self.holdout:
-            pool = np.union1d(whole, others)
-            pool, val = catalogs.hold_out(self.catalog, pool, self.holdout, self.subset_seed)
+        first = bool(self.k_shot or self.shots or self.unlabelled)
+        if self.holdout and first:
+            pool, val = catalogs.hold_out(self.catalog, np.union1d(whole, others), self.holdout, self.subset_seed)
             whole, others = np.intersect1d(whole, pool), np.intersect1d(others, pool)
-        labelled = self._labelled(whole, kept)
+        labelled = self._labelled(whole)
+        if self.holdout and not first:
+            labelled, val = catalogs.hold_out(self.catalog, labelled, self.holdout, self.subset_seed)
         return np.union1d(labelled, others), labelled, val
 
-    def _labelled(self, rows: np.ndarray, kept: Mapping[str, Any]) -> np.ndarray:
+    def _labelled(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows`, training clips, whose label is used."""
         if not self.shots:
-            return self._with_records(catalogs.reduce(self.catalog, rows, **kept), self.train)
-        wanted = catalogs.listed(self.catalog, self.shots)
+            return catalogs.reduce(
+                self.catalog, rows, fraction=self.fraction, k_shot=self.k_shot, seed=self.subset_seed
+            )
+        wanted = self._with_records(catalogs.listed(self.catalog, self.shots), self.train)
         if outside := [self.catalog.clips[r].id for r in np.setdiff1d(wanted, rows)]:
             raise catalogs.CatalogError(
                 f"{self.shots}: {len(outside)} clips are not in split {self.train!r} (or held out): {outside[:3]}"
             )
-        return self._with_records(wanted, self.train)
+        return wanted
 
     @functools.cached_property
     def training_labels(self) -> np.ndarray:
