@@ -13,8 +13,10 @@ from mtjax.data import column_writer, columns
 from mtjax.data.batches import evaluation_batches, training_batches
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.features import Features
+from mtjax.data.joined import Joined
 from mtjax.data.order import Order
 from mtjax.data.tracks import Tracks
+from mtjax.evaluate import check_overlap
 from mtjax.experiment import Experiment
 from mtjax.lookup import ConfigError
 from mtjax.resume import refuse_overlap
@@ -297,6 +299,12 @@ def test_validation_clips_may_be_taught_but_not_labelled(embedded):
     overlap_of(few(embedded, k_shot=2, unlabelled=("train", "val")), "val")
     with pytest.raises(ConfigError, match=r"config.evals.val: 9 clips of split 'test' are also trained on"):
         overlap_of(few(embedded, k_shot=2, unlabelled=("train", "test")), "test")  # not the split that selects
+    experiment = Experiment.__new__(Experiment)
+    experiment.data = few(embedded, k_shot=2, unlabelled=("train", "val"))
+    ids = [experiment.data.catalog.clips[r].id for r in experiment.data.rows("train")]
+    assert check_overlap(experiment, ids, "val", allow=False) == 0  # when the run is evaluated again
+    with pytest.raises(ConfigError, match="were trained on"):
+        check_overlap(experiment, ids, "train", allow=False)
     named = few(embedded, val="test", k_shot=2, unlabelled=("train", "test"))
     overlap_of(named, "test")
     overlap_of(named, "val")  # the same clips under the other name
@@ -322,3 +330,37 @@ def test_random_views_are_for_training_and_the_centre_for_evaluation(tmp_path):
         Features(root=str(root), column="v", views="all")
     with pytest.raises(ValueError, match=r"config.data.field='probs'"):
         Features(root=str(root), column="v", field="probs").check()
+
+
+def test_what_the_teacher_cannot_see_the_student_keeps(tmp_path):
+    ids = [f"{split}-{i:03}" for split in ("train", "test") for i in range(6)]
+    vectors = {i: np.full(2, n, np.float32) for n, i in enumerate(ids) if i != "test-005"}
+    walk = np.ones((6, 17, 3), np.float32)
+    walk[:, 5, 0], walk[:, 9, 0] = 20, np.arange(6)
+    poses = {i: walk for i in ids if i not in ("train-002", "test-003")}
+    tracks = {i: np.ones((4, 3, 3), np.float32) for i in poses}
+    fields = {
+        "tracks": {"tracks": (records.Feature("float32", (4, 3, 3)), tracks)},
+        "x": {"embedding": (records.Feature("float32", (2,)), vectors)},
+        "pose": {"pose": (records.Feature("float32", (6, 17, 3)), poses)},
+    }
+    root = make_dataset(tmp_path / "data", per_split={"train": 6, "test": 6}, columns_of=fields)
+    student, watched = {"name": "features.Features", "column": "x"}, {"name": "pose.Pose", "column": "pose"}
+    data = Joined(root=str(root), student=student, watched=watched)
+    assert len(data.rows("train")) == 6 and len(data.rows("test")) == 5  # test-005 has no embedding
+    assert set(data.fingerprint) == {"catalog", "x", "pose"}
+    for split, silent in (("train", 2), ("test", 3)):
+        rows = data.rows(split)
+        batch = data.prepare(jax.tree.map(jax.numpy.asarray, data.read(rows)), train=False)
+        assert batch["valid"].all() and batch["observed"].all()
+        assert batch["taught"].tolist() == [i != silent for i in range(len(rows))]
+        np.testing.assert_array_equal(batch["features"][:, 0], rows)
+        assert not batch["row_valid"][silent].any() and batch["row_valid"][0].any()
+    moving = {"name": "tracks.Tracks", "column": "tracks", "frames": 4, "points": 3}  # knows no `observed`
+    data = Joined(root=str(root), student=student, watched=moving)
+    batch = data.prepare(jax.tree.map(jax.numpy.asarray, data.read(data.rows("train"))), train=False)
+    assert batch["taught"].tolist() == [i != 2 for i in range(6)] and batch["tracks"].shape == (6, 4, 3, 3)
+    padded = data.read(data.rows("train")[:2], np.array([True, False]))
+    assert padded["valid"].tolist() == [True, False] and padded["observed"].tolist() == [True, False]
+    masked = Joined(root=str(root), student=student, watched=watched, missing="mask")
+    assert masked.read(masked.rows("test"))["observed"].tolist() == [True] * 5 + [False]

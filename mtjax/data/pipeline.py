@@ -113,6 +113,11 @@ class Data:
         return tuple(Column(self.root, name) for name in self.column_names)
 
     @property
+    def needed(self) -> tuple[Column, ...]:
+        """Those of `columns` without whose record nothing is known of a clip (`missing`)."""
+        return self.columns
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return self.classes or self.catalog.class_names
 
@@ -213,7 +218,7 @@ class Data:
 
     def _with_records(self, rows: np.ndarray, split: str) -> np.ndarray:
         ids = [self.catalog.clips[r].id for r in rows]
-        present = np.all([c.rows(ids) >= 0 for c in self.columns], axis=0)
+        present = np.all([c.rows(ids) >= 0 for c in self.needed], axis=0)
         if not present.all():
             gone = [i for i, p in zip(ids, present, strict=True) if not p]
             what = "dropped" if self.missing == "drop" else "kept with nothing visible"
@@ -253,7 +258,7 @@ class Data:
           with a teacher `teacher` float32 [b, classes] and `taught` bool [b], False where its column has no record.
         """
         valid = np.ones(len(clips), bool) if valid is None else valid.copy()
-        values, corrupt = self._records(self.columns, clips, valid)
+        values, corrupt = self._values(clips, valid)
         decoded, undecodable = self._decoded(clips, values, seeds)
         valid &= ~(corrupt | undecodable)
         batch = decoded | {
@@ -270,6 +275,10 @@ class Data:
             "teacher": np.stack([nothing if v is None else np.asarray(v[0]["probs"], np.float32) for v in values]),
             "taught": np.array([v is not None for v in values], bool),
         }
+
+    def _values(self, clips: np.ndarray, valid: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        """What `decode` takes, and bool [b]: which clips have a damaged record."""
+        return self._records(self.columns, clips, valid)
 
     def _records(
         self, read_from: tuple[Column, ...], clips: np.ndarray, valid: np.ndarray
@@ -296,7 +305,7 @@ class Data:
         return values, corrupt
 
     def _decoded(
-        self, clips: np.ndarray, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None
+        self, clips: np.ndarray, values: list[Any], seeds: np.ndarray | None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What `decode` gives, and bool [b]: whose records passed their checksum and yet could not be decoded."""
         damaged = np.zeros(len(values), bool)
