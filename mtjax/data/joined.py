@@ -75,6 +75,7 @@ class Joined(Data):
         return merged | {"recorded": np.array([v is not None for v in watched], bool)}
 
     def prepare(self, batch, *, train: bool, key=None):
+        """Each modality sees its own arrays and what both share (clips, labels)."""
         import jax  # not for reader processes
 
         student_key, watched_key = (None, None) if key is None else jax.random.split(key)
