@@ -95,6 +95,8 @@ def check_overlap(experiment: Experiment, train_ids: list[str], split: str, allo
       ConfigError: there are some and `allow` is False.
     """
     data = experiment.data
+    if data.only_selects(split):  # compared with the labelled clips when training began
+        return 0
     known = {c.id for c in data.catalog.clips}
     shared = catalog.overlap(data.catalog, data.catalog.rows_of(i for i in train_ids if i in known), data.rows(split))
     if shared and not allow:

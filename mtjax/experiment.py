@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtjax import checkpoint, lookup, sharding
 from mtjax.data.columns import list_columns
@@ -97,7 +98,7 @@ class Experiment:
                 from mtjax import preprocessing_door
 
                 preprocessing_door.generate(self.data.generate, self.data.root)
-            self.data.element_spec()
+            self.data.check()
         if not self.train.batch:
             everything = jax.device_count() if fake else len(self.data.training_clips())
             self.train = dataclasses.replace(self.train, batch=everything)
@@ -176,6 +177,11 @@ class Experiment:
             f"{self.program.num_params:,} parameters  {self.order.num_clips} clips  {self.total_steps} steps",
             flush=True,
         )
+
+    def check_fit(self) -> None:
+        """Traces a prediction without computing it. Raises ValueError where data and model do not fit each other."""
+        padding = self.data.read(np.zeros(self.train.batch, np.int64), np.zeros(self.train.batch, bool))
+        jax.eval_shape(self.program.predict_step, self.program.shapes, padding)
 
     def eval_due(self, step: int) -> bool:
         """Whether `watch` is evaluated after this many steps."""

@@ -69,7 +69,8 @@ class Run:
         self._same_everywhere()
         found = self.checkpoints.restore_latest(self.template)
         if found is None:
-            return self.exp.program.init(trained.initial_weights(self.exp)), 0, True
+            first = self.exp.program.init(trained.initial_weights(self.exp))
+            return first, 0, self.exp.total_steps > 0  # without training the first weights are what is watched
         state, meta = found
         changed = {k: (meta.get(k), v) for k, v in self.identity().items() if meta.get(k) != v}
         if changed and not self._data_may_change:
@@ -110,7 +111,7 @@ class Run:
         meta = self.identity() | {
             "train_ids": self._packed_ids,
             "evaluated": evaluated,
-            "history": self.history,
+            "history": list(self.history),  # a copy: the save goes on while the next evaluation is added
             "task": self.exp.task.outputs,
             "columns": columns,
         }
@@ -170,9 +171,10 @@ def _git_commit() -> str:
 def refuse_overlap(exp: Experiment, allow: bool) -> None:
     """Raises ConfigError when an eval's clips are trained on; before the first step, not after the last."""
     for name, evaluator in exp.evaluators.items():
-        if evaluator.split == exp.data.val and evaluator.split in exp.data.unlabelled:
-            continue  # said in the config: validation clips that a teacher labels, and whose own labels only select
-        shared = overlap(exp.data.catalog, exp.data.rows("train"), exp.data.rows(evaluator.split))
+        trained_on = exp.data.rows("train")
+        if exp.data.only_selects(evaluator.split):
+            trained_on = trained_on[exp.data.training_labels[trained_on] >= 0]
+        shared = overlap(exp.data.catalog, trained_on, exp.data.rows(evaluator.split))
         if not shared:
             continue
         message = f"config.evals.{name}: {len(shared)} clips of split {evaluator.split!r} are also trained on, or share a group"

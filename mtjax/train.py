@@ -141,6 +141,7 @@ def main(argv: list[str]) -> int:
                 f"--workdir={flags.FLAGS.workdir}: needs a folder; only --config.train.checkpoints may be a bucket"
             )
         exp = Experiment(config)
+        exp.check_fit()
         exp.announce()
         refuse_overlap(exp, flags.FLAGS.allow_overlap)
         run = Run(

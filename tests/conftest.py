@@ -1,6 +1,7 @@
 """Strict by default: 8 fake devices, no silent dtype promotion, every shape annotation of mtjax enforced."""
 
 import atexit
+import io
 import os
 import shutil
 import subprocess
@@ -31,10 +32,16 @@ jaxtyping.install_import_hook("mtjax", "beartype.beartype")
 import numpy as np
 import pytest
 from absl import flags
+from jax.sharding import AxisType
+from PIL import Image
 
-from mtjax import records
+from mtjax import records, sharding
+from mtjax import train as loop
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
+from mtjax.distributed import Preemption
+from mtjax.experiment import Experiment
+from mtjax.resume import Run
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 
@@ -95,6 +102,37 @@ def ragged_dataset(tmp_path) -> Path:
     return make_tracks_dataset(tmp_path / "ragged", ragged=True)
 
 
+def image_bytes(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    """uint8 [h w 3] as it would lie in a file; PNG (which decodes like JPEG) loses nothing."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def make_dataset(
+    root: Path, *, per_split: dict[str, int], classes: int = 3, columns_of: dict[str, dict], groups: int = 0
+) -> Path:
+    """A dataset whose clips are "<split>-<number>", class number % classes.
+
+    Args:
+      columns_of: column → field → (feature, clip id → value); a clip without a value has no record.
+      groups: how many clips follow each other in one group; 0 for none.
+    """
+    names = tuple(f"class {c:03}" for c in range(classes))
+    clips = tuple(
+        Clip(f"{split}-{i:03}", (split,), label=names[i % classes], group=f"{split}-{i // groups}" if groups else "",
+             path=f"videos/{split}/v_{split}_{i:03}.avi")
+        for split, count in per_split.items() for i in range(count)
+    )  # fmt: skip
+    Catalog(Path(root), "made", "1", names, clips).save()
+    for name, fields in columns_of.items():
+        schema = {field: feature for field, (feature, _) in fields.items()}
+        present = set.intersection(*(set(values) for _, values in fields.values()))
+        values = {i: {field: of[i] for field, (_, of) in fields.items()} for i in sorted(present)}
+        column_writer.write_column(root, columns.Spec(name, schema, 2, "tests"), values)
+    return Path(root)
+
+
 def tiny_config(root, **changes) -> dict:
     """A config over `make_tracks_dataset` that trains in seconds; changes are dotted paths with `__` for the dot."""
     config = {
@@ -129,6 +167,40 @@ def tiny_config(root, **changes) -> dict:
             section = section.setdefault(name, {})
         section[key] = value
     return config
+
+
+def config_of(
+    root, *, data: dict, model: dict, task: dict, train: dict, optimizer: dict | None = None, evals: dict | None = None
+) -> dict:
+    """A whole config from the sections that matter."""
+    return {
+        "seed": 0,
+        "data": {"root": str(root)} | data,
+        "model": model,
+        "task": task,
+        "optimizer": optimizer or {"lr": 1e-2},
+        "evals": {"test": {"name": "top1.Top1", "split": "test"}} if evals is None else evals,
+        "train": {"batch": 8, "log_every": 10} | train,
+        "mesh": {},
+    }
+
+
+def train_here(config: dict, workdir: Path) -> dict[str, float]:
+    """The real loop in this process; the final scores."""
+    run = Run(Experiment(config), workdir, config_may_change=False, data_may_change=False)
+    try:
+        return loop.train(run.exp, run, Preemption())
+    finally:
+        run.checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Every mesh is one device: compiling for eight takes several times as long, where nothing is about the mesh."""
+    mesh = jax.make_mesh((1, 1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda **_: mesh)
+        yield mesh
 
 
 def write_config(path: Path, config: dict) -> Path:

@@ -219,3 +219,54 @@ def test_a_clip_value_of_a_wrong_type_is_refused_by_line(tmp_path, field):
     (tmp_path / "set/clips.jsonl").write_text(line + "\n")
     with pytest.raises(CatalogError, match=r"clips.jsonl:1"):
         Catalog.load(tmp_path / "set")
+
+
+def test_a_list_of_shots_names_clips_by_id_path_or_file(tmp_path):
+    catalog = catalog_of(tmp_path)
+    file = tmp_path / "shots.txt"
+    file.write_text("wave/01\nclap/02.mp4 1\n\n/somewhere/else/running/03.avi 2\n  wave/01 0\n")
+    with pytest.raises(CatalogError, match=r"line 4: '/somewhere/else/running/03.avi' names 0 clips"):
+        catalog_lib.listed(catalog, file)
+    file.write_text("wave/01\nclap/02.mp4 1\n\nrunning/03.avi 2\n  wave/01 0\n")
+    assert [catalog.clips[r].id for r in catalog_lib.listed(catalog, file)] == ["wave/01", "clap/02", "running/03"]
+
+
+def test_published_lists_name_files_without_their_folders(tmp_path):
+    """ViFi-CLIP's lists have lines such as "v_Archery_g11_c01.avi 2"; ids and paths may carry a class folder."""
+    clips = tuple(
+        Clip(i, ("train",), path=p)
+        for i, p in [
+            ("Archery/v_Archery_g11_c01", "Archery/v_Archery_g11_c01.avi"),
+            ("b", "x.y/two.words.mp4"),
+            ("c", ""),
+        ]
+    )
+    catalog = Catalog(tmp_path, "n", "1", (), clips)
+    file = tmp_path / "shots.txt"
+    for spelling in (
+        "v_Archery_g11_c01.avi 2",
+        "v_Archery_g11_c01",
+        "Archery/v_Archery_g11_c01.mp4",
+        "Archery/v_Archery_g11_c01",
+    ):
+        file.write_text(f"{spelling}\ntwo.words.mp4\nc\n")
+        assert catalog_lib.listed(catalog, file).tolist() == [0, 1, 2], spelling
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists no clip"),
+        ("\n\n", "lists no clip"),
+        ("nothing\nwave/00\n", "line 1: 'nothing' names 0 clips"),
+        ("wave/00\n05\n", "line 2: '05' names 3 clips"),  # wave/05, clap/05, running/05
+        ("wave/00\n05.mp4 1\n", "line 2: '05.mp4' names 3 clips"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_list_that_names_no_clip_or_several_is_refused_by_line(tmp_path, text, message):
+    file = tmp_path / "shots.txt"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(CatalogError, match=message):
+        catalog_lib.listed(catalog_of(tmp_path), file)

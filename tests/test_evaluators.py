@@ -145,3 +145,20 @@ def test_relative_pose_evaluator_chains_steps():
     assert scores["rpe_trans_m"] == pytest.approx(0.158114, abs=1e-6) and scores["rpe_rot_deg"] == pytest.approx(
         4.051423, abs=1e-5
     )
+
+
+def test_another_field_is_scored_and_averaged_over_videos(tmp_path):
+    clips = tuple(Clip(f"c{i}", ("test",), "ab"[i % 2], path=f"{i // 2}.mp4") for i in range(4))
+    data = SimpleNamespace(catalog=Catalog(tmp_path, "n", "1", ("a", "b"), clips))
+    right = np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.2, 0.8]])
+    rows = {
+        "clip": np.arange(4), "label": np.array([0, 1, 0, 1]), "loss": np.zeros(4), "logits": np.log(right),
+        "probs": 1 - right, "probs_sup": right,
+    }  # fmt: skip
+    assert top1.Top1(data, split="test").score(rows)["top1"] == 0
+    assert top1.Top1(data, split="test", field="probs_sup").score(rows)["top1"] == 100
+    rows["label"] = np.array([0, 0, 1, 1])
+    rows["probs_sup"] = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    assert top1.Top1(data, split="test", field="probs_sup", aggregate="probs").score(rows)["top1"] == 100
+    with pytest.raises(ValueError, match="aggregate='logits' averages `logits`, not field='probs_sup'"):
+        top1.Top1(data, split="test", field="probs_sup", aggregate="logits")

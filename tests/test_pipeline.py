@@ -1,16 +1,25 @@
 """Which clips a run uses and in what order they arrive: hosts, workers, subsets, missing and damaged records (faults 10, 18)."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
-from conftest import make_tracks_dataset
+from conftest import make_dataset, make_tracks_dataset
 
 from mtjax import records, sharding
 from mtjax.data import column_writer, columns
 from mtjax.data.batches import evaluation_batches, training_batches
 from mtjax.data.catalog import Catalog, CatalogError
+from mtjax.data.features import Features
+from mtjax.data.joined import Joined
 from mtjax.data.order import Order
 from mtjax.data.tracks import Tracks
+from mtjax.evaluate import check_overlap
+from mtjax.experiment import Experiment
+from mtjax.lookup import ConfigError
+from mtjax.resume import refuse_overlap
 
 
 def batches_of(data, *, hosts: int = 1, workers: int = 0, start: int = 0, stop: int = 10, batch: int = 8):
@@ -136,3 +145,222 @@ def test_fingerprint_names_catalog_and_columns(dataset, tmp_path):
     other = Tracks(root=str(make_tracks_dataset(tmp_path / "other", seed=1)), frames=8, points=5).fingerprint
     assert one == same and set(one) == {"catalog", "tracks"} and one["tracks"] != other["tracks"]
     assert Catalog.load(dataset).fingerprint == one["catalog"]
+
+
+# Few labels, many clips.
+
+CLASSES, PER_SPLIT = 3, {"train": 30, "val": 12, "test": 9}
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """A column of embeddings and one of a teacher's soft labels, which has nothing to say about train-001 and val-000."""
+    ids = [f"{split}-{i:03}" for split, count in PER_SPLIT.items() for i in range(count)]
+    rng = np.random.default_rng(0)
+    vectors = {i: rng.normal(size=5).astype(np.float32) for i in ids}
+    soft = {i: rng.dirichlet(np.ones(CLASSES)).astype(np.float32) for i in ids if i not in ("train-001", "val-000")}
+    fields = {
+        "x.embedding": {"embedding": (records.Feature("float32", (5,)), vectors)},
+        "soft": {"probs": (records.Feature("float32", (CLASSES,)), soft)},
+        "half": {
+            "embedding": (records.Feature("float32", (5,)), {i: v for i, v in vectors.items() if not int(i[-3:]) % 2})
+        },
+        "narrow": {"probs": (records.Feature("float32", (2,)), {i: v[:2] for i, v in soft.items()})},
+    }
+    folder = tmp_path_factory.mktemp("few") / "data"
+    return make_dataset(folder, per_split=PER_SPLIT, classes=CLASSES, columns_of=fields, groups=3)
+
+
+def few(root, **changes) -> Features:
+    return Features(**{"root": str(root), "column": "x.embedding", "val": "val"} | changes)
+
+
+def epoch(data: Features, batch: int = 6) -> dict[str, np.ndarray]:
+    """All training batches of one epoch, together."""
+    order = Order(len(data.training_clips()), batch, seed=0)
+    found = list(training_batches(data, order, np.arange(batch), 0, order.num_clips // batch))
+    return {name: np.concatenate([b[name] for b in found]) for name in found[0]}
+
+
+def test_training_shows_k_labels_a_class_and_evaluation_all(embedded):
+    data = few(embedded, k_shot=2, unlabelled=("train", "val"), teacher="soft")
+    seen = epoch(data)
+    assert sorted(seen["clip"]) == sorted([*data.rows("train")]) and len(seen["clip"]) == 42
+    assert np.bincount(seen["label"][seen["label"] >= 0]).tolist() == [2, 2, 2]
+    right = seen["label"] >= 0
+    np.testing.assert_array_equal(seen["label"][right], data.labels[seen["clip"][right]])
+    assert all(data.catalog.clips[c].splits == ("train",) for c in seen["clip"][right])
+    for split in ("train", "val", "test"):
+        rows = data.rows(split)
+        found = [b["label"][b["valid"]] for b in evaluation_batches(data, rows, 8, np.arange(8))]
+        np.testing.assert_array_equal(np.concatenate(found), data.labels[rows])
+    other = few(embedded, k_shot=2, unlabelled=("train", "val"), subset_seed=1)
+    assert (other.training_labels != data.training_labels).any()
+    assert (np.bincount(few(embedded, k_shot=2).training_labels[few(embedded, k_shot=2).rows("train")]) == 2).all()
+
+
+def test_a_cached_table_hides_the_same_labels(embedded):
+    data = few(embedded, k_shot=1, unlabelled=("train",))
+    table = data.read(data.training_clips(), train=True)
+    assert (table["label"] >= 0).sum() == CLASSES and len(table["label"]) == 30
+
+
+def test_the_held_out_part_leaves_before_labels_are_chosen(embedded):
+    data = few(embedded, val="", k_shot=2, unlabelled=("train", "val"), holdout=0.2)
+    train, val = data.rows("train"), data.rows("val")
+    assert not set(train) & set(val) and len(train) + len(val) == 42 and 4 <= len(val) <= 13
+    groups = [{data.catalog.clips[r].group for r in rows} for rows in (train, val)]
+    assert not groups[0] & groups[1]
+    assert np.bincount(epoch(data)["label"] + 1).tolist()[1:] == [2, 2, 2]
+    assert (data.labels[val] >= 0).all()
+
+
+def test_k_shots_are_k_beside_a_holdout_and_of_clips_with_a_record(embedded):
+    data = few(embedded, val="", k_shot=2, holdout=0.2)
+    assert np.bincount(data.labels[data.rows("train")]).tolist() == [2, 2, 2]
+    assert 3 <= len(data.rows("val")) <= 9 and not set(data.rows("train")) & set(data.rows("val"))
+    half = {"column": "half", "val": ""}  # has the clips with an even number alone
+    data = few(embedded, k_shot=5, **half)
+    assert np.bincount(data.labels[data.rows("train")]).tolist() == [5, 5, 5]
+    for more in ({}, {"unlabelled": ("train",)}, {"unlabelled": ("train",), "k_shot": 1}):
+        data = few(embedded, holdout=0.3, **half, **more)
+        assert all(data.catalog.clips[r].id in data.columns[0] for s in ("train", "val") for r in data.rows(s))
+        assert data.read(data.rows("val"))["observed"].all()
+
+
+def test_a_file_of_shots_says_which_labels_are_used(embedded, tmp_path):
+    file = tmp_path / "shots.txt"
+    file.write_text("v_train_004.avi 1\ntrain-009 0\nvideos/train/v_train_002.avi 2\n")
+    data = few(embedded, shots=str(file), unlabelled=("train",))
+    seen = epoch(data)
+    assert [data.catalog.clips[c].id for c in sorted(seen["clip"][seen["label"] >= 0])] == [
+        "train-002",
+        "train-004",
+        "train-009",
+    ]
+    assert len(data.rows("train")) == 30 and len(few(embedded, shots=str(file)).rows("train")) == 3
+    file.write_text("train-004\ntest-001\n")
+    with pytest.raises(CatalogError, match=r"1 clips are not in split 'train' \(or held out\): \['test-001'\]"):
+        few(embedded, shots=str(file)).rows("train")
+    with pytest.raises(ValueError, match="k_shot and fraction have to be 0 and 1.0"):
+        few(embedded, shots=str(file), k_shot=2)
+
+
+def test_balance_repeats_labels_and_keeps_every_clip_without_one(embedded, tmp_path):
+    file = tmp_path / "shots.txt"
+    file.write_text("train-000\ntrain-003\ntrain-006\ntrain-001\ntrain-002\n")  # three of class 0, one of 1 and 2
+    data = few(embedded, shots=str(file), unlabelled=("train",), balance=True)
+    seen = data.training_labels[data.training_clips()]
+    assert np.bincount(seen + 1).tolist() == [25, 3, 3, 3]
+    assert set(data.training_clips()) == set(data.rows("train"))
+
+
+def test_a_teacher_without_a_record_has_not_taught(embedded):
+    data = few(embedded, unlabelled=("train", "val"), teacher="soft")
+    batch = data.read(data.rows("train"), train=True)
+    silent = [data.catalog.clips[c].id for c in batch["clip"][~batch["taught"]]]
+    assert silent == ["train-001", "val-000"] and batch["valid"].all() and batch["observed"].all()
+    np.testing.assert_allclose(batch["teacher"].sum(1), batch["taught"], atol=1e-5)
+    row = data.rows("train")[5]
+    stored = data.teacher_column.read(data.teacher_column.rows([data.catalog.clips[row].id]))[0]["probs"]
+    np.testing.assert_array_equal(batch["teacher"][5], stored)
+    assert "teacher" not in few(embedded).read(data.rows("train"))
+    assert set(data.fingerprint) == {"catalog", "x.embedding", "soft"}
+    padding = data.read(data.rows("train")[:2], np.array([True, False]))
+    assert padding["taught"].tolist() == [True, False]
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_read(embedded):
+    with pytest.raises(ValueError, match=r"config.data.teacher='narrow': needs a field `probs` \[3\]"):
+        few(embedded, teacher="narrow").check()
+    with pytest.raises(ValueError, match=r"config.data.teacher='x.embedding'"):
+        few(embedded, teacher="x.embedding").check()
+    with pytest.raises(ValueError, match=r"config.data.teacher='soft'.*\[2\]"):
+        few(embedded, teacher="soft", classes=("class 000", "class 001")).check()
+    with pytest.raises(columns.ColumnError, match="does not exist"):
+        few(embedded, teacher="nobody").check()
+    column = columns.Column(embedded, "soft")
+    told = dataclasses.replace(
+        column.spec, name="swapped", parameters={"class_names": ["class 001", "class 000", "class 002"]}
+    )
+    values = {i: {"probs": np.full(3, 1 / 3, np.float32)} for i in column.ids.tolist()}
+    column_writer.write_column(embedded, told, values, overwrite=True)
+    with pytest.raises(ValueError, match=r"over \['class 001'"):
+        few(embedded, teacher="swapped").check()
+
+
+def overlap_of(data: Features, split: str) -> None:
+    experiment = Experiment.__new__(Experiment)  # all that matters here of a whole config
+    experiment.data, experiment.evaluators = data, {"val": SimpleNamespace(split=split)}
+    refuse_overlap(experiment, allow=False)
+
+
+def test_validation_clips_may_be_taught_but_not_labelled(embedded):
+    overlap_of(few(embedded, k_shot=2, unlabelled=("train", "val")), "val")
+    with pytest.raises(ConfigError, match=r"config.evals.val: 9 clips of split 'test' are also trained on"):
+        overlap_of(few(embedded, k_shot=2, unlabelled=("train", "test")), "test")  # not the split that selects
+    experiment = Experiment.__new__(Experiment)
+    experiment.data = few(embedded, k_shot=2, unlabelled=("train", "val"))
+    ids = [experiment.data.catalog.clips[r].id for r in experiment.data.rows("train")]
+    assert check_overlap(experiment, ids, "val", allow=False) == 0  # when the run is evaluated again
+    with pytest.raises(ConfigError, match="were trained on"):
+        check_overlap(experiment, ids, "train", allow=False)
+    named = few(embedded, val="test", k_shot=2, unlabelled=("train", "test"))
+    overlap_of(named, "test")
+    overlap_of(named, "val")  # the same clips under the other name
+    with pytest.raises(ConfigError, match=r"clips of split 'val' are also trained on"):
+        overlap_of(few(embedded, val="train", unlabelled=("train",)), "val")  # with their labels
+
+
+def test_random_views_are_for_training_and_the_centre_for_evaluation(tmp_path):
+    ids = [f"train-{i:03}" for i in range(40)]
+    views = {i: np.stack([np.full(2, 10 * n + v) for v in range(4)]).astype(np.float32) for n, i in enumerate(ids)}
+    fields = {"v": {"embedding": (records.Feature("float32", (4, 2)), views)}}
+    root = make_dataset(tmp_path / "data", per_split={"train": 40}, columns_of=fields)
+    data = Features(root=str(root), column="v", views="random")
+    batch = jax.tree.map(jax.numpy.asarray, data.read(data.rows("train")))
+    base = 10.0 * np.arange(40)
+    still = data.prepare(batch, train=False)["features"]
+    np.testing.assert_array_equal(still[:, 0], base)
+    drawn = np.asarray(data.prepare(batch, train=True, key=jax.random.key(0))["features"])
+    assert set((drawn[:, 0] - base).tolist()) == {0.0, 1.0, 2.0, 3.0} and (drawn[:, 0] == drawn[:, 1]).all()
+    centre = Features(root=str(root), column="v").prepare(batch, train=True, key=jax.random.key(0))["features"]
+    np.testing.assert_array_equal(centre, still)
+    with pytest.raises(ValueError, match=r"config.data.views='all'"):
+        Features(root=str(root), column="v", views="all")
+    with pytest.raises(ValueError, match=r"config.data.field='probs'"):
+        Features(root=str(root), column="v", field="probs").check()
+
+
+def test_what_the_teacher_cannot_see_the_student_keeps(tmp_path):
+    ids = [f"{split}-{i:03}" for split in ("train", "test") for i in range(6)]
+    vectors = {i: np.full(2, n, np.float32) for n, i in enumerate(ids) if i != "test-005"}
+    walk = np.ones((6, 17, 3), np.float32)
+    walk[:, 5, 0], walk[:, 9, 0] = 20, np.arange(6)
+    poses = {i: walk for i in ids if i not in ("train-002", "test-003")}
+    tracks = {i: np.ones((4, 3, 3), np.float32) for i in poses}
+    fields = {
+        "tracks": {"tracks": (records.Feature("float32", (4, 3, 3)), tracks)},
+        "x": {"embedding": (records.Feature("float32", (2,)), vectors)},
+        "pose": {"pose": (records.Feature("float32", (6, 17, 3)), poses)},
+    }
+    root = make_dataset(tmp_path / "data", per_split={"train": 6, "test": 6}, columns_of=fields)
+    student, watched = {"name": "features.Features", "column": "x"}, {"name": "pose.Pose", "column": "pose"}
+    data = Joined(root=str(root), student=student, watched=watched)
+    assert len(data.rows("train")) == 6 and len(data.rows("test")) == 5  # test-005 has no embedding
+    assert set(data.fingerprint) == {"catalog", "x", "pose"}
+    for split, silent in (("train", 2), ("test", 3)):
+        rows = data.rows(split)
+        batch = data.prepare(jax.tree.map(jax.numpy.asarray, data.read(rows)), train=False)
+        assert batch["valid"].all() and batch["observed"].all()
+        assert batch["taught"].tolist() == [i != silent for i in range(len(rows))]
+        np.testing.assert_array_equal(batch["features"][:, 0], rows)
+        assert not batch["row_valid"][silent].any() and batch["row_valid"][0].any()
+    moving = {"name": "tracks.Tracks", "column": "tracks", "frames": 4, "points": 3}  # knows no `observed`
+    data = Joined(root=str(root), student=student, watched=moving)
+    batch = data.prepare(jax.tree.map(jax.numpy.asarray, data.read(data.rows("train"))), train=False)
+    assert batch["taught"].tolist() == [i != 2 for i in range(6)] and batch["tracks"].shape == (6, 4, 3, 3)
+    padded = data.read(data.rows("train")[:2], np.array([True, False]))
+    assert padded["valid"].tolist() == [True, False] and padded["observed"].tolist() == [True, False]
+    masked = Joined(root=str(root), student=student, watched=watched, missing="mask")
+    assert masked.read(masked.rows("test"))["observed"].tolist() == [True] * 5 + [False]

@@ -99,7 +99,7 @@ class Frames(Data):
             images = record[0][self.field]
             if not images:
                 raise CorruptRecord(f"column {self.column!r}, field {self.field!r}: a clip without an image")
-            corner = (0.5, 0.5) if rng is None else rng.random(2)
+            corner = (0.5, 0.5) if rng is None else (rng.random(), rng.random())
             for t, index in enumerate(frame_indices(len(images), self.frames, rng)):
                 out[i, t] = cut(images[index], self.size, self.short_side, corner)
         return {"frames": out, "observed": np.array([v is not None for v in values], bool)}
@@ -141,6 +141,6 @@ def cut(jpeg: bytes, size: int, short_side: int, corner: tuple[float, float]) ->
         image = image.convert("RGB").resize(
             (size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
         )
-    except (UnidentifiedImageError, OSError, SyntaxError) as e:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as e:
         raise CorruptRecord(f"an image of {len(jpeg)} bytes cannot be decoded: {e}") from None
     return np.asarray(image)

@@ -16,7 +16,8 @@ from mtjax.data.pipeline import Data
 class Joined(Data):
     """The `data` section for a student whose frozen teacher looks at another column (`tasks/distill.py`).
 
-    Batches hold what both modalities give; the teacher's `observed` is called `taught`. Whatever is not about a column
+    Batches hold what both modalities give; the teacher's `observed` is called `taught`. A clip without a record in a watched
+    column stays, untaught: the student is scored on every clip that it can see. Whatever is not about a column
     (root, splits, few-shot choice, cache) is said here once.
 
     Attributes:
@@ -54,21 +55,38 @@ class Joined(Data):
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         student, watched = (part.element_spec() for part in self.parts)
-        return self._merge(student, watched)
+        return self._merge(student, watched) | {"recorded": ((), np.dtype(bool))}
 
-    def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
-        first = len(self.parts[0].column_names)
-        student = self.parts[0].decode([v and v[:first] for v in values], seeds)
-        return self._merge(student, self.parts[1].decode([v and v[first:] for v in values], seeds))
+    @property
+    def needed(self) -> tuple[Column, ...]:
+        return self.parts[0].columns
+
+    def _values(self, clips: np.ndarray, valid: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        student, corrupt = self._records(self.parts[0].columns, clips, valid)
+        watched, _ = self._records(self.parts[1].columns, clips, valid & ~corrupt)
+        return list(zip(student, watched, strict=True)), corrupt
+
+    def decode(
+        self, values: list[tuple[tuple[dict, ...] | None, ...] | None], seeds: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Of pairs: the records of the student's columns and of the watched ones, each None where one is missing."""
+        student, watched = ([v and v[of] for v in values] for of in (0, 1))
+        merged = self._merge(self.parts[0].decode(student, seeds), self.parts[1].decode(watched, seeds))
+        return merged | {"recorded": np.array([v is not None for v in watched], bool)}
 
     def prepare(self, batch, *, train: bool, key=None):
+        """Each modality sees its own arrays and what both share (clips, labels)."""
         import jax  # not for reader processes
 
         student_key, watched_key = (None, None) if key is None else jax.random.split(key)
         watched = set(self._merge({}, self.parts[1].element_spec()))
+        shared = {k: v for k, v in batch.items() if k not in watched and k not in self.parts[0].element_spec()}
         seen = self.parts[0].prepare({k: v for k, v in batch.items() if k not in watched}, train=train, key=student_key)
         beside = {("observed" if k == "taught" else k): v for k, v in batch.items() if k in watched}
-        return self._merge(seen, self.parts[1].prepare(beside, train=train, key=watched_key))
+        beside = self.parts[1].prepare(shared | beside, train=train, key=watched_key)
+        both = self._merge(seen, {k: v for k, v in beside.items() if k not in shared})
+        # Not every modality has an `observed` of its own.
+        return both | {"taught": both.get("taught", True) & both.pop("recorded")}
 
     def _merge(self, student: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
         renamed = {("taught" if k == "observed" else k): v for k, v in watched.items()}

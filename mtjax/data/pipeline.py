@@ -26,14 +26,15 @@ class Data:
       root: dataset folder.
       generate: arguments of a procedural dataset made at `root` on first use, `{}` for none.
       train: split to train on. val: split to select on; "" holds out `holdout` of train instead.
-      holdout: share of the (reduced) training clips kept aside as split "val"; 0.0 disables.
+      holdout: share of the training clips kept aside as split "val"; 0.0 disables. Taken before `k_shot` or `shots` say which
+        labels are used, after `fraction`.
       classes: class names to keep, renumbered in this order; () keeps all.
       fraction, k_shot: of the labelled training clips (see `catalog.reduce`); subset_seed: of that choice and the holdout.
       shots: file that lists the labelled training clips instead (`catalog.listed`); "" for none.
       unlabelled: splits whose clips are trained on as well, without their labels, for a teacher to label: with
-        ("train", "val") and k_shot=2 two clips a class have a label and all clips a teacher. `holdout` then comes first.
+        ("train", "val") and k_shot=2 two clips a class have a label and all clips a teacher.
       teacher: column with the field `probs` [classes] that `mtjax.predict` wrote; "" for none.
-      balance: repeat clips of rare classes so that an epoch sees every class about equally often.
+      balance: repeat labelled clips of rare classes so that an epoch sees every class about equally often.
       missing: "drop" clips without a record, or "mask": keep them with nothing visible.
       on_corrupt: "raise" at a damaged record, or "skip": count it and give it no weight.
       cache: "device" keeps the whole split on the device and shuffles inside jit; "none" reads from disk.
@@ -93,6 +94,11 @@ class Data:
 
     # What is shared.
 
+    def check(self) -> None:
+        """Raises ValueError when a column is not what this section says it is."""
+        self.element_spec()
+        _ = self.teacher_column
+
     @property
     def present(self) -> bool:
         """False in a dry run on a machine without the dataset."""
@@ -105,6 +111,11 @@ class Data:
     @functools.cached_property
     def columns(self) -> tuple[Column, ...]:
         return tuple(Column(self.root, name) for name in self.column_names)
+
+    @property
+    def needed(self) -> tuple[Column, ...]:
+        """Those of `columns` without whose record nothing is known of a clip (`missing`)."""
+        return self.columns
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -153,33 +164,32 @@ class Data:
     @functools.cached_property
     def _chosen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """int64, sorted: the training clips, those among them whose label is used, the validation clips."""
-        kept = {"fraction": self.fraction, "k_shot": self.k_shot, "seed": self.subset_seed}
-        whole = catalogs.select(self.catalog, self.train, classes=self.classes)
-        if not self.unlabelled:
-            labelled = self._labelled(whole, kept)
-            val = self.rows(self.val) if self.val else np.array([], np.int64)
-            if self.holdout:
-                labelled, val = catalogs.hold_out(self.catalog, labelled, self.holdout, self.subset_seed)
-            return labelled, labelled, val
-        others = [catalogs.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
-        others = self._with_records(np.unique(np.concatenate(others)), "+".join(self.unlabelled))
-        val = self.rows(self.val) if self.val else np.array([], np.int64)
-        if self.holdout:
-            pool = np.union1d(whole, others)
-            pool, val = catalogs.hold_out(self.catalog, pool, self.holdout, self.subset_seed)
+        whole, others = self._split(self.train), np.array([], np.int64)
+        if self.unlabelled:
+            of_splits = [catalogs.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
+            others = self._with_records(np.unique(np.concatenate(of_splits)), "+".join(self.unlabelled))
+        val = self._split(self.val) if self.val else np.array([], np.int64)
+        first = bool(self.k_shot or self.shots or self.unlabelled)
+        if self.holdout and first:
+            pool, val = catalogs.hold_out(self.catalog, np.union1d(whole, others), self.holdout, self.subset_seed)
             whole, others = np.intersect1d(whole, pool), np.intersect1d(others, pool)
-        labelled = self._labelled(whole, kept)
+        labelled = self._labelled(whole)
+        if self.holdout and not first:
+            labelled, val = catalogs.hold_out(self.catalog, labelled, self.holdout, self.subset_seed)
         return np.union1d(labelled, others), labelled, val
 
-    def _labelled(self, rows: np.ndarray, kept: Mapping[str, Any]) -> np.ndarray:
+    def _labelled(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows`, training clips, whose label is used."""
         if not self.shots:
-            return self._with_records(catalogs.reduce(self.catalog, rows, **kept), self.train)
-        wanted = catalogs.listed(self.catalog, self.shots)
+            return catalogs.reduce(
+                self.catalog, rows, fraction=self.fraction, k_shot=self.k_shot, seed=self.subset_seed
+            )
+        wanted = self._with_records(catalogs.listed(self.catalog, self.shots), self.train)
         if outside := [self.catalog.clips[r].id for r in np.setdiff1d(wanted, rows)]:
             raise catalogs.CatalogError(
                 f"{self.shots}: {len(outside)} clips are not in split {self.train!r} (or held out): {outside[:3]}"
             )
-        return self._with_records(wanted, self.train)
+        return wanted
 
     @functools.cached_property
     def training_labels(self) -> np.ndarray:
@@ -195,11 +205,20 @@ class Data:
             return self._chosen[0]
         if split == "val" and (self.holdout or self.val not in ("", "val")):
             return self._chosen[2]
-        return self._with_records(catalogs.select(self.catalog, split, classes=self.classes), split)
+        return self._split(split)
+
+    def _split(self, name: str) -> np.ndarray:
+        """As the catalog has it."""
+        return self._with_records(catalogs.select(self.catalog, name, classes=self.classes), name)
+
+    def only_selects(self, split: str) -> bool:
+        """Whether training sees this split's clips and, as the config says, none of their labels: the validation split
+        of a student that a teacher labels."""
+        return bool(self.val) and self.val in self.unlabelled and split in ("val", self.val)
 
     def _with_records(self, rows: np.ndarray, split: str) -> np.ndarray:
         ids = [self.catalog.clips[r].id for r in rows]
-        present = np.all([c.rows(ids) >= 0 for c in self.columns], axis=0)
+        present = np.all([c.rows(ids) >= 0 for c in self.needed], axis=0)
         if not present.all():
             gone = [i for i, p in zip(ids, present, strict=True) if not p]
             what = "dropped" if self.missing == "drop" else "kept with nothing visible"
@@ -216,8 +235,9 @@ class Data:
         if not self.balance:
             return rows
         labels = self.training_labels[rows]
-        most = np.bincount(labels[labels >= 0]).max()
-        return np.concatenate([np.resize(rows[labels == c], most) for c in np.unique(labels)])
+        known = labels[labels >= 0]
+        most = np.bincount(known).max(initial=0)
+        return np.concatenate([rows[labels < 0], *(np.resize(rows[labels == c], most) for c in np.unique(known))])
 
     def read(
         self,
@@ -238,9 +258,10 @@ class Data:
           with a teacher `teacher` float32 [b, classes] and `taught` bool [b], False where its column has no record.
         """
         valid = np.ones(len(clips), bool) if valid is None else valid.copy()
-        values, corrupt = self._records(self.columns, clips, valid)
-        valid &= ~corrupt
-        batch = self.decode(values, seeds) | {
+        values, corrupt = self._values(clips, valid)
+        decoded, undecodable = self._decoded(clips, values, seeds)
+        valid &= ~(corrupt | undecodable)
+        batch = decoded | {
             "clip": np.asarray(clips, np.int32),
             "label": (self.training_labels if train else self.labels)[clips],
             "target": self.targets[clips],
@@ -254,6 +275,10 @@ class Data:
             "teacher": np.stack([nothing if v is None else np.asarray(v[0]["probs"], np.float32) for v in values]),
             "taught": np.array([v is not None for v in values], bool),
         }
+
+    def _values(self, clips: np.ndarray, valid: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        """What `decode` takes, and bool [b]: which clips have a damaged record."""
+        return self._records(self.columns, clips, valid)
 
     def _records(
         self, read_from: tuple[Column, ...], clips: np.ndarray, valid: np.ndarray
@@ -278,6 +303,25 @@ class Data:
                     corrupt[i] = True
                     logging.warning("skipped (data.on_corrupt=skip): %s", e)
         return values, corrupt
+
+    def _decoded(
+        self, clips: np.ndarray, values: list[Any], seeds: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What `decode` gives, and bool [b]: whose records passed their checksum and yet could not be decoded."""
+        damaged = np.zeros(len(values), bool)
+        try:
+            return self.decode(values, seeds), damaged
+        except records.CorruptRecord:
+            for i in range(len(values)):
+                try:
+                    self.decode(values[i : i + 1], None if seeds is None else seeds[i : i + 1])
+                except records.CorruptRecord as e:
+                    message = f"{self.root}: clip {self.catalog.clips[clips[i]].id!r}: {e}"
+                    if self.on_corrupt == "raise":
+                        raise records.CorruptRecord(message) from None
+                    damaged[i] = True
+                    logging.warning("skipped (data.on_corrupt=skip): %s", message)
+        return self.decode([None if bad else v for v, bad in zip(values, damaged, strict=True)], seeds), damaged
 
     def fake(self, batch: int, num_classes: int) -> dict[str, np.ndarray]:
         """Random decoded arrays of the right shapes, for `--dry_run` on a machine without the data."""

@@ -19,8 +19,13 @@ class Top1:
         Args:
           split: which clips to score ("val" is the held-out part of train).
           field: of the rows; "probs_sup" and the like for a student with two heads (`tasks/distill.py`).
-          aggregate: "none" scores clips; "probs" or "logits" averages over the clips of one source video first.
+          aggregate: "none" scores clips; "probs" (of `field`) or "logits" averages over the clips of one source video first.
+
+        Raises:
+          ValueError: a `field` beside logits, which are of the task's own rule.
         """
+        if aggregate == "logits" and field != "probs":
+            raise ValueError(f"config.evals: aggregate='logits' averages `logits`, not field={field!r}; use 'probs'")
         self.split, self.how, self.field = split, aggregate, field
         paths = [c.path or c.id for c in data.catalog.clips]
         self.video = np.unique(paths, return_inverse=True)[1]
@@ -32,7 +37,7 @@ class Top1:
         if self.how != "none":
             video = self.video[rows["clip"]]
             _, first, item = np.unique(video, return_index=True, return_inverse=True)
-            probs = aggregate(rows[self.how], video, self.how)[1]
+            probs = aggregate(rows[self.field if self.how == "probs" else self.how], video, self.how)[1]
             labels, observed = labels[first], np.bincount(item, observed) > 0
         return labelled({"probs": probs, "label": labels, "observed": observed})
 

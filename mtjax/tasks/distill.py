@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtjax import losses
 from mtjax.tasks.classify import Classifier, Classify
-from mtjax.types import Batch, Scalars, Teacher
+from mtjax.types import Batch, Params, Scalars, Teacher
 
 if TYPE_CHECKING:
     from mtjax.data.pipeline import Data
@@ -102,7 +102,7 @@ class Distill(Classify):
             )
 
     @property
-    def weights(self) -> dict[str, Array]:
+    def weights(self) -> Params:
         """What a fresh state begins with: the teacher's parameters."""
         return {f"teacher/{name}": array for name, array in self.teacher.weights.items()} if self.teacher else {}
 
