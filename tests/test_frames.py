@@ -178,12 +178,40 @@ def test_damaged_images_raise_with_the_clip_or_are_skipped_without_weight(root, 
 def test_settings_that_cannot_be_are_named(root):
     with pytest.raises(ValueError, match=r"config.data.short_side=12: must be at least size=16"):
         frames_of(root, short_side=12)
-    with pytest.raises(ValueError, match=r"config.data.cache='device'"):
-        frames_of(root, cache="device")
     with pytest.raises(ValueError, match=r"config.data.augment.flop.*did you mean 'flip'"):
         frames_of(root, augment={"flop": 0.5})
     with pytest.raises(ValueError, match=r"config.data.field='images'"):
         frames_of(root, field="images").element_spec()
+
+
+# The whole split on the device.
+
+
+def test_on_the_device_the_same_frames_and_squares_are_seen(root):
+    """Images as large as `short_side` are cut without scaling, so host and device agree to the pixel."""
+    host, device = (frames_of(root, short_side=24, cache=cache) for cache in ("none", "device"))
+    clips = host.rows("train")
+    expected = host.prepare(jax.tree.map(jnp.asarray, host.read(clips)), train=False)["frames"]
+    table = jax.tree.map(jnp.asarray, device.read(clips))
+    assert table["frames"].shape == (CLIPS, 9, 24, 24, 3) and table["length"].tolist() == [
+        2 + i % 8 for i in range(CLIPS)
+    ]
+    np.testing.assert_allclose(device.prepare(table, train=False)["frames"], expected, atol=1e-6)
+
+
+def test_on_the_device_training_draws_one_frame_of_each_part_and_any_square():
+    length, seen, corners = jnp.asarray([9, 2], jnp.int32), set(), set()
+    y, x = np.mgrid[:6, :6]
+    picture = np.stack([np.zeros_like(x), 10 * y, 10 * x], -1).astype(np.uint8)
+    clips = np.repeat(np.repeat(picture[None, None], 9, 1), 2, 0)
+    clips[..., 0] = np.arange(9)[None, :, None, None]  # red says which frame
+    for seed in range(60):
+        drawn = np.asarray(frame_transforms.draw(jnp.asarray(clips), length, 4, 4, jax.random.key(seed)))
+        seen.add(tuple(drawn[0, :, 0, 0, 0].tolist()))
+        corners |= {tuple(c) for c in (drawn[:, 0, 0, 0, 1:] // 10).tolist()}
+        assert drawn[1, :, 0, 0, 0].tolist() == [0, 1, 0, 1]  # a short clip starts again
+    assert [set(part) for part in zip(*seen, strict=True)] == [{0, 1}, {2, 3}, {4, 5}, {6, 7, 8}]
+    assert corners == {(i, j) for i in range(3) for j in range(3)}
 
 
 # Colours, on the device.

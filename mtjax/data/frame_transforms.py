@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, UInt8
 
 from mtjax.types import Batch
 
@@ -17,12 +17,38 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh
 
 
 def prepare(data: "Frames", batch: Batch, key: Array | None) -> Batch:
-    """uint8 → normalised float32; augments when `key` is given."""
-    frames = batch["frames"].astype(jnp.float32) / 255.0
+    """uint8 → normalised float32; draws and augments when `key` is given."""
+    frames, rest = batch["frames"], {k: v for k, v in batch.items() if k != "length"}
+    if data.cache == "device":
+        key, drawn = (None, None) if key is None else jax.random.split(key)
+        frames = draw(frames, batch["length"], data.frames, data.size, drawn)
+    frames = frames.astype(jnp.float32) / 255.0
     if key is not None and data.augment:
         frames = augment(frames, data.augmentation, key)
     mean, std = jnp.array(MEAN) / 255.0, jnp.array(STD) / 255.0
-    return dict(batch) | {"frames": (frames - mean) / std}
+    return rest | {"frames": (frames - mean) / std}
+
+
+def draw(
+    frames: UInt8[Array, "b n s s 3"], length: Int[Array, " b"], wanted: int, size: int, key: Array | None
+) -> UInt8[Array, "b t h w 3"]:
+    """`wanted` frames and a square of `size` of each clip: in the middle, or with `key` at random (`frames.frame_indices`)."""
+    b, side = frames.shape[0], frames.shape[2]
+    part = jnp.arange(wanted)[None]
+    span = jnp.maximum(length, wanted)[:, None]
+    if key is None:
+        index = (2 * part + 1) * span // (2 * wanted)
+        corner = jnp.full((b, 2), (side - size) // 2)
+    else:
+        when, where = jax.random.split(key)
+        first, end = part * span // wanted, (part + 1) * span // wanted
+        index = jax.random.randint(when, (b, wanted), first, end)
+        corner = jax.random.randint(where, (b, 2), 0, side - size + 1)
+    index = index % jnp.maximum(length, 1)[:, None]
+    chosen = jnp.take_along_axis(frames, index[:, :, None, None, None], axis=1)
+    return jax.vmap(lambda clip, at: jax.lax.dynamic_slice(clip, (0, at[0], at[1], 0), (wanted, size, size, 3)))(
+        chosen, corner
+    )
 
 
 def augment(frames: Float[Array, "b t h w 3"], options: "Augment", key: Array) -> Float[Array, "b t h w 3"]:

@@ -1,6 +1,7 @@
 """RGB frames of a clip, stored as JPEG: drawn and cropped on the host, changed in colour on the device."""
 
 import dataclasses
+import functools
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mtjax.data.pipeline import Data
+from mtjax.data.pipeline import Data, stack
 from mtjax.lookup import check_keywords
 from mtjax.records import CorruptRecord
+
+MIDDLE = (0.5, 0.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class Frames(Data):
       size: h = w in pixels.
       short_side: images count as if their short side had this many pixels: a square of `size` is cut from the middle, or
         at random in training. `size` itself leaves no choice along the short side.
+      cache: with "device" every frame of the split lies there, cut to its middle square and scaled to `short_side`; frames
+        and squares are then drawn inside jit. For small datasets: clips × frames × short_side² × 3 bytes.
       augment: keywords of `Augment`.
     """
 
@@ -60,10 +65,6 @@ class Frames(Data):
         check_keywords(Augment, self.augment, "data.augment")
         if self.short_side < self.size:
             raise ValueError(f"config.data.short_side={self.short_side}: must be at least size={self.size}")
-        if self.cache == "device":
-            raise ValueError(
-                "config.data.cache='device': frames are drawn and cropped while they are read; use cache='none' with workers"
-            )
 
     @property
     def augmentation(self) -> Augment:
@@ -76,8 +77,20 @@ class Frames(Data):
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         if self.present:
             self._check()
-        shape = (self.frames, self.size, self.size, 3)
-        return {"frames": (shape, np.dtype(np.uint8)), "observed": ((), np.dtype(bool))}
+        observed = {"observed": ((), np.dtype(bool))}
+        if self.cache == "device":
+            shape = (self.stored_frames, self.short_side, self.short_side, 3)
+            return {"frames": (shape, np.dtype(np.uint8)), "length": ((), np.dtype(np.int32))} | observed
+        return {"frames": ((self.frames, self.size, self.size, 3), np.dtype(np.uint8))} | observed
+
+    @functools.cached_property
+    def stored_frames(self) -> int:
+        """Of the longest clip; read once, since an index knows bytes and not images."""
+        if not self.present:
+            return self.frames
+        column = self.columns[0]
+        blocks = np.array_split(np.arange(len(column)), -(-len(column) // 64))
+        return max(len(record[self.field]) for block in blocks for record in column.read(block))
 
     def _check(self) -> None:
         schema = self.columns[0].spec.schema
@@ -91,18 +104,29 @@ class Frames(Data):
         Raises:
           CorruptRecord: an image cannot be decoded, or a record has none.
         """
+        observed = {"observed": np.array([v is not None for v in values], bool)}
+        if self.cache == "device":
+            whole = [
+                v and np.stack([cut(i, self.short_side, self.short_side, MIDDLE) for i in self._images(v)])
+                for v in values
+            ]
+            frames, length = stack(whole, self.element_spec()["frames"][0], np.uint8)
+            return {"frames": frames, "length": length} | observed
         out = np.zeros((len(values), self.frames, self.size, self.size, 3), np.uint8)
         for i, record in enumerate(values):
             if record is None:
                 continue
             rng = None if seeds is None else np.random.default_rng(seeds[i])
-            images = record[0][self.field]
-            if not images:
-                raise CorruptRecord(f"column {self.column!r}, field {self.field!r}: a clip without an image")
-            corner = (0.5, 0.5) if rng is None else (rng.random(), rng.random())
+            images = self._images(record)
+            corner = MIDDLE if rng is None else tuple(rng.random(2))
             for t, index in enumerate(frame_indices(len(images), self.frames, rng)):
                 out[i, t] = cut(images[index], self.size, self.short_side, corner)
-        return {"frames": out, "observed": np.array([v is not None for v in values], bool)}
+        return {"frames": out} | observed
+
+    def _images(self, record: tuple[dict, ...]) -> list[bytes]:
+        if images := record[0][self.field]:
+            return images
+        raise CorruptRecord(f"column {self.column!r}, field {self.field!r}: a clip without an image")
 
     def prepare(self, batch, *, train: bool, key=None):
         from mtjax.data import frame_transforms  # JAX: not for reader processes
