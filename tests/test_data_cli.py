@@ -15,6 +15,7 @@ from mtjax.data import __main__ as cli
 from mtjax.data import column_writer, columns, inspection
 from mtjax.data.catalog import Catalog, Clip
 from mtjax.data.columns import Column, Index, Spec
+from mtjax.data.tracks import Tracks
 from mtjax.records import Feature
 
 REPOSITORY = Path(__file__).parents[1]
@@ -301,3 +302,13 @@ def test_the_commands_run_as_modules_and_without_heavy_imports(root):
     process = subprocess.run([sys.executable, "-c", program, str(root)], cwd=REPOSITORY, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert "no problems" in process.stdout
+
+
+def test_shots_are_what_k_shot_draws(dataset, tmp_path, capsys):
+    assert cli.main(["shots", str(dataset), "--k=2", "--seed=3"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "shots.txt").write_text(printed)
+    drawn, listed = (Tracks(root=str(dataset), subset_seed=3, **by).rows("train") for by in (
+        {"k_shot": 2}, {"shots": str(tmp_path / "shots.txt")}
+    ))  # fmt: skip
+    assert len(printed.split()) == 8 and drawn.tolist() == listed.tolist()

@@ -1,4 +1,4 @@
-"""Looks after datasets: `python -m mtjax.data check|info|index|bench|coverage ROOT`.
+"""Looks after datasets: `python -m mtjax.data check|info|index|bench|coverage|shots ROOT`.
 
   check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
             Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
@@ -7,6 +7,8 @@
   bench     reads random batches of 256 records and shows records/s.
   coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
             valid, which is what motion features are made of: by split, and by split and class.
+  shots     prints the ids of --k clips of each class of --split, drawn with --seed: a file for config.data.shots, which
+            fixes what config.data.k_shot draws.
 
 Exit code 2: the arguments are wrong, or there is nothing to work on.
 """
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from mtjax import lookup
 from mtjax.data import coverage, inspection, summary
-from mtjax.data.catalog import Catalog, CatalogError
+from mtjax.data.catalog import Catalog, CatalogError, select
 from mtjax.data.columns import Column, ColumnError
 from mtjax.data.skeletons import Skeleton
 from mtjax.records import RecordError
@@ -27,7 +29,7 @@ def _flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mtjax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("check", "info", "index", "bench", "coverage"))
+    parser.add_argument("command", choices=("check", "info", "index", "bench", "coverage", "shots"))
     parser.add_argument("root", metavar="ROOT", type=Path, help="the dataset folder")
     parser.add_argument("--column", default="", help="only this column")
     parser.add_argument("--classes", action="store_true", help="info: one row for each class")
@@ -37,13 +39,18 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--skeleton", default="skeletons.COCO_17", help="coverage: import path under mtjax.data")
     parser.add_argument("--min_score", type=float, default=0.8, help="coverage: a joint below it is not visible")
     parser.add_argument("--min_visible", type=int, default=9, help="coverage: joints that a valid frame shows at least")
+    parser.add_argument("--split", default="train", help="shots: of which split")
+    parser.add_argument("--k", type=int, default=1, help="shots: clips a class")
+    parser.add_argument("--seed", type=int, default=0, help="shots: of the choice, as config.data.subset_seed")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = _flags().parse_args(argv)
-    commands = {"check": _check, "info": _info, "index": _index, "bench": _bench, "coverage": _coverage}
+    commands = {
+        "check": _check, "info": _info, "index": _index, "bench": _bench, "coverage": _coverage, "shots": _shots,
+    }  # fmt: skip
     try:
         return commands[args.command](args, _column_names(args))
     except (CatalogError, ColumnError, RecordError, lookup.ConfigError, OSError) as e:
@@ -136,6 +143,13 @@ def _coverage(args: argparse.Namespace, names: list[str]) -> int:
     )
     valid = f"valid: {args.min_visible} joints with a score of {args.min_score:g} or more, both shoulders among them"
     coverage.print_coverage(catalog, seen, f"{args.root}, column {args.column!r}; {valid}")
+    return 0
+
+
+def _shots(args: argparse.Namespace, names: list[str]) -> int:
+    catalog = Catalog.load(args.root)
+    for row in select(catalog, args.split, k_shot=args.k, seed=args.seed):
+        print(catalog.clips[row].id)
     return 0
 
 

@@ -106,6 +106,7 @@ def prepare(data: "Pose", batch: Batch, key: Array | None) -> Batch:
         pose, frame_valid, data.body,
         min_score=data.min_score, min_visible=data.min_visible, min_scale=data.min_scale, scale=data.scale,
     )  # fmt: skip
+    found = Motion(data.gain * found.features, found.seen)
     if augment:
         found = _augment(found, data.body, augment, key)
     rows, row_valid, row_frame = keep_rows(found.features, found.seen, data.max_rows)

@@ -20,7 +20,7 @@ class Augment:
       mirror: probability of the mirror image (left and right joints change places, x changes its sign).
       rotate_deg: largest angle in the image plane. scale: largest relative change of all velocities.
       time_crop: largest share of the clip's frames hidden at its ends. drop_joints: probability that a joint of a clip is hidden.
-      noise: standard deviation added to velocities, in their own unit.
+      noise: standard deviation added to velocities, in the unit that they have after `gain`.
     """
 
     mirror: float = 0.0
@@ -44,6 +44,8 @@ class Pose(Data):
       skeleton: import path under `mtjax.data`, e.g. "skeletons.COCO_17".
       max_rows: t; longer clips are thinned out evenly after the differences were taken.
       min_score, min_visible, min_scale, scale: see `motion_features.motion`; `min_scale` is in the column's unit.
+      gain: velocities and speeds are multiplied by it: the model's first layer adds a bias of about 0.15 (PyTorch's) before
+        a LayerNorm, beside which motion in too large a unit would vanish.
       augment: keywords of `Augment`.
     """
 
@@ -55,6 +57,7 @@ class Pose(Data):
     min_visible: int = 9
     min_scale: float = 8.0
     scale: bool = True
+    gain: float = 1.0
     augment: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

@@ -52,7 +52,12 @@ class MotionMIL(nnx.Module):
         """
         compute = jnp.dtype(dtype)
         self.width = width
-        self.project = nnx.Linear(features, width, dtype=compute, rngs=rngs)
+        # PyTorch's first values. Not zero biases: without any, the LayerNorm makes still and lively rows look alike.
+        first = nnx.initializers.uniform(2 * features**-0.5)
+        self.project = nnx.Linear(
+            features, width, dtype=compute, rngs=rngs,
+            bias_init=lambda *args, **kwargs: first(*args, **kwargs) - features**-0.5,
+        )  # fmt: skip
         self.norm = nnx.LayerNorm(width, epsilon=1e-5, dtype=compute, rngs=rngs)
         self.dropout = Dropout(dropout)
         self.layers = nnx.List(
