@@ -227,6 +227,7 @@ def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment
     if number not in checkpoints.steps():
         raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
     config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
+    config["data"] = config["data"] | {"cache": "none"}
     config["train"] = config["train"] | {"batch": jax.device_count(), "accumulate": 1}
     experiment = Experiment(config, fake=True)
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from mtjax import checkpoint, overlay, preprocessing_door, records, sharding
+from mtjax import checkpoint, overlay, raw_video, records
 from mtjax.data import column_writer, columns
-from mtjax.data.tracks import Tracks
 from mtjax.evaluate import load, predict_rows
 from mtjax.experiment import Experiment, load_without_data
 from mtjax.lookup import ConfigError
@@ -25,67 +24,6 @@ from mtjax.plain_config import config_hash
 from mtjax.step import State
 
 RECORDS_PER_SHARD = 20_000
-
-
-def extraction_keywords(experiment: Experiment, meta: dict[str, Any]) -> dict[str, Any]:
-    """How to track a raw video: as the training column was, if it was extracted; else with our default tracker."""
-    data = experiment.data
-    if not isinstance(data, Tracks):
-        raise ConfigError(
-            f"prediction on raw videos needs data.name='tracks.Tracks', this run has {type(data).__name__}"
-        )
-    asked = {"backend": "lk", "frames": data.frames, "points": data.points}
-    made = meta["columns"].get(data.column, {})
-    if not made.get("producer", "").startswith("preprocessing.extract"):
-        return asked
-    made = made["parameters"]
-    kept = {k: made[k] for k in ("backend", "short_side", "substeps") if k in made}
-    if made.get("sampling") != "mask":  # a raw video has no mask
-        kept |= {"sampling": made["sampling"], "box": tuple(made["box"])}
-    return asked | kept
-
-
-def predict_video(
-    experiment: Experiment, state: State, meta: dict[str, Any], video: Path, *, top: int = 5, **tracking: Any
-) -> dict[str, Any]:
-    """Decodes, tracks and classifies one video; `tracking` goes to `preprocessing.tracks.track_video`.
-
-    Returns:
-      JSON values (`predictions`: label and probability, most probable first), and `frames` uint8 [t h w 3], `tracks`
-      [t n 3] in units of the image, `saliency` [n] in [0, 1] for the overlay.
-    """
-    keywords = extraction_keywords(experiment, meta) | tracking
-    record, frames = preprocessing_door.track_video(str(video), **keywords)
-    data, program, batch = experiment.data, experiment.program, experiment.train.batch
-    tracks = np.asarray(record["tracks"])
-    host = {
-        "tracks": np.repeat(tracks[None], batch, 0),
-        "length": np.full(batch, len(tracks), np.int32),
-        "clip": np.zeros(batch, np.int32),
-        "label": np.full(batch, -1, np.int32),
-        "valid": np.ones(batch, bool),
-        "target": np.zeros((batch, program.task.outputs.get("num_targets", 0)), np.float32),
-    }
-    arrays = sharding.to_global(
-        {k: v[experiment.local] for k, v in host.items()}, experiment.local, batch, experiment.mesh
-    )
-    rows = jax.device_get(program.predict_step(state, arrays))
-    result: dict[str, Any] = {"video": str(video), "fps": float(record["fps"]), "seconds": float(record["times_s"][-1])}
-    if "probs" not in rows:
-        return result | {"prediction": rows["prediction"][0].tolist(), "frames": frames, "tracks": tracks}
-    probs = rows["probs"][0]
-    best = np.argsort(-probs, kind="stable")[:top]
-    prepared = data.prepare(arrays, train=False)
-    module = program.net.merge(state["ema"] or state["params"], state["rest"])
-    saliency = jax.device_get(program.task.saliency(module, prepared, np.full(batch, best[0], np.int32)))[0]
-    names = meta["class_names"]
-    return result | {
-        "predictions": [{"label": names[c], "probability": round(float(probs[c]), 6)} for c in best],
-        "salient_points": int((saliency > 0.5).sum()),
-        "frames": frames,
-        "tracks": tracks,
-        "saliency": saliency,
-    }
 
 
 def write_column(
@@ -172,6 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no_overlay", action="store_true")
     parser.add_argument("--backend", default="", help="tracker (default: the training column's, else lk)")
     parser.add_argument("--checkpoint", default="", help="of a tracker that needs one")
+    parser.add_argument(
+        "--detector_checkpoint", default="", help="for a pose model's run, see preprocessing.extract pose"
+    )
+    parser.add_argument("--pose_checkpoint", default="", help="for a pose model's run")
+    parser.add_argument("--device", default="", help="for a pose model's run: PyTorch's device")
     parser.add_argument("--root", default="", help="dataset folder (default: the training one)")
     parser.add_argument("--column", default="", help="write predictions over the dataset as this column")
     parser.add_argument("--splits", default="", help="comma separated (default: all)")
@@ -207,12 +150,13 @@ def _predict_videos(args: argparse.Namespace) -> int:
     out = args.out or args.workdir / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     failures = 0
-    tracking = {"backend": args.backend} if args.backend else {}
+    given = ("backend", "detector_checkpoint", "pose_checkpoint", "device")
+    extraction: dict[str, Any] = {name: getattr(args, name) for name in given if getattr(args, name)}
     if args.checkpoint:
-        tracking["tracker_options"] = {"checkpoint": args.checkpoint}
+        extraction["tracker_options"] = {"checkpoint": args.checkpoint}
     for video in args.videos:
         try:
-            result = predict_video(*loaded, video, top=args.top, **tracking)
+            result = raw_video.predict(*loaded, video, top=args.top, **extraction)
         except (OSError, RuntimeError, ValueError) as e:  # one bad video must not lose the others
             failures += 1
             print(json.dumps({"video": str(video), "error": f"{type(e).__name__}: {e}"}), flush=True)

@@ -1,4 +1,4 @@
-"""The one door from `mtjax` into `preprocessing`: procedural data on first use, and tracks of a raw video for prediction."""
+"""The one door from `mtjax` into `preprocessing`: procedural data on first use, and what a raw video gives for prediction."""
 
 import importlib
 from collections.abc import Mapping
@@ -18,6 +18,14 @@ def generate(arguments: Mapping[str, Any], root: str) -> None:
     _room(arguments["name"], "video").generate(root, **keywords)
 
 
-def track_video(path: str, **keywords: Any) -> tuple[dict[str, Any], Any]:
-    """`preprocessing.tracks.track_video`: the record that extraction would write, and the decoded frames."""
+def extract_video(kind: str, path: str, **keywords: Any) -> tuple[dict[str, Any], Any]:
+    """The record that `preprocessing.extract KIND` would write for one video, and the decoded frames uint8 [t h w 3].
+
+    Args:
+      kind: "tracks", "frames" or "pose"; `keywords` are those of `track_video`, `frames_of_video` and `pose_of_video`.
+    """
+    if kind == "pose":
+        return _room("pose", "extract").pose_of_video(path, **keywords)
+    if kind == "frames":
+        return _room("frames", "video").frames_of_video(path, **keywords)
     return _room("tracks", "video").track_video(path, **keywords)

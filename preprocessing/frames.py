@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 
 from mtjax import records
-from preprocessing import video
+from preprocessing import shards, video
 from preprocessing.shards import Failure
 
 MAX_BYTES = records.MAX_RECORD_BYTES // 2  # protobuf ends at 2 GB; well below it, a record is still read in one piece
@@ -77,3 +77,13 @@ class Frames:
             "fps": np.float32(clip.fps),
         }
         return values | ({"partial": np.uint8(clip.partial)} if self.partial else {})
+
+
+def frames_of_video(path: str, **options: Any) -> tuple[dict[str, Any], np.ndarray]:
+    """Of one video outside of any dataset, `options` as of `Frames`: its record, and the frames uint8 [t h w 3].
+
+    Raises:
+      VideoError: the video cannot be decoded.
+    """
+    record, clip = shards.extract_one(path, Frames(**options))
+    return record, clip.frames

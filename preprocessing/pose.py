@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mtjax import records
-from preprocessing import video
+from preprocessing import shards, video
 from preprocessing.pose_models import JOINTS, Detector, PoseModel
 from preprocessing.shards import Failure
 
@@ -154,3 +154,27 @@ def choose(people: np.ndarray, frame: np.ndarray, num_frames: int) -> np.ndarray
 def without_nan(people: np.ndarray) -> np.ndarray:
     """[... 3]: a joint with any value that is not finite becomes 0, 0, 0, which is "not seen"."""
     return np.where(np.isfinite(people).all(axis=-1, keepdims=True), people, 0).astype(people.dtype)
+
+
+def pose_of_video(
+    path: str,
+    *,
+    detector: str,
+    pose: str,
+    detector_checkpoint: str = "",
+    pose_checkpoint: str = "",
+    device: str = "auto",
+    min_score: float = 0.3,
+    half: bool = False,
+    **options: Any,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Of one video outside of any dataset, with the options of `python -m preprocessing.extract pose`: its record, and the
+    frames uint8 [t h w 3].
+
+    Raises:
+      VideoError: the video cannot be decoded. MissingBackend: a package or a checkpoint is missing.
+    """
+    shared = {"device": device, "half": half}
+    finder = Detector(detector, detector_checkpoint, min_score=min_score, **shared)
+    record, clip = shards.extract_one(path, Poses(finder, PoseModel(pose, pose_checkpoint, **shared), **options))
+    return record, clip.frames

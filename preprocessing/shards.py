@@ -125,6 +125,42 @@ def extract_shard(
     return report
 
 
+def extract_one(
+    path: str | os.PathLike,
+    extractor: Extractor,
+    *,
+    start_s: float = 0.0,
+    end_s: float = 0.0,
+    limits: Limits | None = None,
+    allow_partial: bool = False,
+    timeout_s: float = 120.0,
+) -> tuple[dict[str, Any], video.Clip]:
+    """One video outside of any dataset: its record as `Column.read` would give it, and what was decoded.
+
+    Args:
+      start_s, end_s: the part; 0.0, 0.0 is all of it.
+
+    Raises:
+      VideoError: the video cannot be decoded, or nothing extracted from it.
+    """
+    with Decoder(timeout_s) as decoder:
+        clip = decoder.decode(
+            path,
+            num_frames=extractor.num_frames,
+            fps=extractor.fps,
+            start_s=start_s,
+            end_s=end_s,
+            short_side=extractor.short_side,
+            limits=limits,
+            allow_partial=allow_partial,
+        )
+    clip_id = Path(path).name
+    outcome = extractor.extract([clip_id], [clip])[0]
+    if isinstance(outcome, Failure):
+        raise VideoError(outcome.stage, outcome.reason)
+    return records.decode(extractor.schema, records.encode(extractor.schema, clip_id, outcome))[1], clip
+
+
 def _outcomes(
     clips: Sequence[Clip], extractor: Extractor, decoding: Decoding, decoder: Decoder
 ) -> Iterator[tuple[Clip, Mapping[str, Any] | Failure]]:

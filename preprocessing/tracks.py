@@ -4,17 +4,15 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from mtjax import records
 from mtjax.data import columns
-from preprocessing import points, video
-from preprocessing.decoder import Decoder
+from preprocessing import points, shards, video
 from preprocessing.shards import Failure
-from preprocessing.video_file import Limits, VideoError
+from preprocessing.video_file import Limits
 
 BACKENDS = {"lk": "track_lk.LucasKanade", "cotracker3": "track_cotracker.CoTracker3", "tapir": "track_tapir.Tapir"}
 # A lost point's guess is kept near the frame: it goes into a network, which a far coordinate would only upset.
@@ -206,20 +204,6 @@ def track_video(
     """
     tracker = make_tracker(backend, **(tracker_options or {}))
     extractor = Tracks(tracker, frames=frames, num_points=points, sampling=sampling, **options)
-    clip_id = Path(path).name
-    with Decoder(timeout_s) as decoder:
-        clip = decoder.decode(
-            path,
-            num_frames=extractor.num_frames,
-            start_s=start_s,
-            end_s=end_s,
-            short_side=extractor.short_side,
-            limits=limits,
-            allow_partial=extractor.partial,
-        )
-    outcome = extractor.extract([clip_id], [clip])[0]
-    if isinstance(outcome, Failure):
-        raise VideoError(outcome.stage, outcome.reason)
-    return records.decode(extractor.schema, records.encode(extractor.schema, clip_id, outcome))[1], clip.frames[
-        :: extractor.substeps
-    ]
+    part = {"start_s": start_s, "end_s": end_s, "limits": limits, "timeout_s": timeout_s}
+    record, clip = shards.extract_one(path, extractor, allow_partial=extractor.partial, **part)
+    return record, clip.frames[:: extractor.substeps]

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import make_tracks_dataset, run_cli, tiny_config, write_config
 
+from mtjax.data import columns
+
 av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
 
@@ -55,6 +57,41 @@ def test_raw_videos_become_json_and_overlays_and_a_bad_one_is_reported(workdir, 
     assert picture.shape[:2] == (480, 640)
     with av.open(str(tmp_path / "out" / "square moves.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 8  # the model's number of frames
+
+
+def test_a_run_on_frames_predicts_raw_videos_from_frames(tmp_path):
+    """Frames are extracted as the training column was; the dataset, and its cache on the device, are not needed."""
+    for i in range(8):
+        (tmp_path / "videos" / f"class_{i % 2}").mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "videos" / f"class_{i % 2}" / f"{i}.mp4", frames=8 + i)
+    root = tmp_path / "data"
+    for command in (
+        ("preprocessing.catalog", "folder", tmp_path / "videos", root),
+        ("preprocessing.extract", "frames", root, "--frames=5", "--short_side=24", "--quality=80"),
+    ):
+        done = run_cli("-m", *command)
+        assert done.returncode == 0, done.stderr[-2000:]
+    config = tiny_config(root, train__steps=2, train__batch=4, evals={}, task__name="classify.Classify")
+    config["data"] = {
+        "name": "frames.Frames", "root": str(root), "train": "train", "frames": 2, "size": 16, "short_side": 18, "cache": "device",
+    }  # fmt: skip
+    config["model"] = {
+        "name": "xclip.VideoEncoder", "frames": 2, "image": 16, "patch": 8, "width": 8, "layers": 1, "heads": 2, "output": 8,
+        "mit_heads": 2,
+    }  # fmt: skip
+    file = write_config(tmp_path / "config.py", config)
+    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_cli("-m", "mtjax.predict", tmp_path / "run", "--column=video.probs", "--fields=probs")
+    assert done.returncode == 0, done.stderr[-2000:]
+    column = columns.Column(root, "video.probs")
+    expected = column.read(column.rows(["class_1/3"]))[0]["probs"]
+    shutil.rmtree(root)
+    done = run_cli("-m", "mtjax.predict", tmp_path / "run", tmp_path / "videos" / "class_1" / "3.mp4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    predicted = {p["label"]: p["probability"] for p in json.loads(done.stdout.splitlines()[-1])["predictions"]}
+    # The cache on the device is scaled before it is cut, so that pixels at the edge of the square differ a little.
+    np.testing.assert_allclose([predicted["class_0"], predicted["class_1"]], expected, atol=1e-3)
 
 
 def test_wrong_workdirs_and_steps_are_one_line(workdir, tmp_path):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mtjax.data.pipeline import Data, stack
+from mtjax.data.pipeline import Data
+from mtjax.data.ragged import stack
 from mtjax.lookup import check_keywords
 from mtjax.records import CorruptRecord
 
@@ -49,7 +50,8 @@ class Frames(Data):
       short_side: images count as if their short side had this many pixels: a square of `size` is cut from the middle, or
         at random in training. `size` itself leaves no choice along the short side.
       cache: with "device" every frame of the split lies there, cut to its middle square and scaled to `short_side`; frames
-        and squares are then drawn inside jit. For small datasets: clips × frames × short_side² × 3 bytes.
+        and squares are then drawn inside jit. For small datasets: clips × frames × short_side² × 3 bytes. What is scaled
+        first and cut then differs at the square's edge by what a pixel outside weighs in.
       augment: keywords of `Augment`.
     """
 

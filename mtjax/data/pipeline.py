@@ -88,6 +88,10 @@ class Data:
         """
         raise TypeError(f"{type(self).__name__} does not decode")
 
+    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
+        """One record from outside of any dataset (a raw video) → decoded arrays with b = 1."""
+        return self.decode([(record,)], None)
+
     def prepare(self, batch, *, train: bool, key=None):
         """On the device, inside jit: from decoded arrays to what models read. `key` is None unless `train`."""
         return batch
@@ -335,16 +339,3 @@ class Data:
             "teacher": np.full((batch, num_classes), 1 / num_classes, np.float32),
             "taught": np.ones(batch, bool),
         }
-
-
-def stack(clips: list[np.ndarray | None], shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Clips of different length as one array [b, *shape], padded with zeros at the end, and their lengths int32 [b];
-    a missing clip (None) has length 0."""
-    array = np.empty((len(clips), *shape), dtype)
-    length = np.zeros(len(clips), np.int32)
-    for i, clip in enumerate(clips):
-        if clip is not None:
-            length[i] = len(clip)
-            array[i, : len(clip)] = clip
-        array[i, length[i] :] = 0
-    return array, length

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mtjax import lookup
-from mtjax.data.pipeline import Data, stack
+from mtjax.data.pipeline import Data
+from mtjax.data.ragged import stack
 from mtjax.data.skeletons import Skeleton
 
 
@@ -104,6 +105,10 @@ class Pose(Data):
         clips = [record and record[0][self.field] for record in values]
         pose, length = stack(clips, (self.stored_frames, len(self.body), 3), np.float32)
         return {"pose": pose, "length": length}
+
+    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
+        pose = np.asarray(record["pose"])
+        return {"pose": pose[None], "length": np.array([len(pose)], np.int32)}
 
     def prepare(self, batch, *, train: bool, key=None):
         from mtjax.data import motion_features  # JAX: not for reader processes

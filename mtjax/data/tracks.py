@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mtjax.data.pipeline import Data, stack
+from mtjax.data.pipeline import Data
+from mtjax.data.ragged import stack
 from mtjax.data.skeletons import mirror_order
 from mtjax.lookup import check_keywords
 
@@ -119,6 +120,10 @@ class Tracks(Data):
         clips = [record and record[0][self.field] for record in values]
         tracks, length = stack(clips, (frames, points, 3), dtype)
         return {"tracks": tracks, "length": length}
+
+    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
+        tracks = np.asarray(record["tracks"])
+        return {"tracks": tracks[None], "length": np.array([len(tracks)], np.int32)}
 
     def prepare(self, batch, *, train: bool, key=None):
         from mtjax.data import track_transforms  # JAX: not for reader processes
