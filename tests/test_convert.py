@@ -222,6 +222,18 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
+def test_frames_in_chunks_change_neither_embeddings_nor_gradients(folders):
+    folder, frames = folders["xclip"][0], jnp.asarray(frames_of(2, 3, 32, 32, 3))
+
+    def embed(chunk: int):
+        model = convert.load("xclip", folder, chunk=chunk)
+        return nnx.value_and_grad(lambda m: jnp.square(m.embed_video(frames)).sum())(model)
+
+    (expected, gradients), (found, chunked) = embed(0), embed(2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), chunked, gradients)
+
+
 def test_remat_and_bfloat16_compute_the_same(folders):
     folder, _ = folders["xclip"]
     frames = jnp.asarray(frames_of(1, 3, 32, 32, 3))

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mtjax import sharding
-from mtjax.models.layers import Dropout, TemporalConv, in_chunks
+from mtjax.models.layers import Dropout, TemporalConv, dot_product_attention, in_chunks
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -37,6 +37,31 @@ def test_temporal_convolution_longer_than_the_clip_and_even_kernels():
     assert wide(normal(4, 3, 2)).shape == (4, 3, 3)
     with pytest.raises(ValueError, match="kernel 4 must be odd"):
         TemporalConv(2, 3, 4, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_jax_s_with_its_gradients(causal, masked):
+    q, k, v = (3 * normal(2, 7, 3, 4, seed=i) for i in range(3))
+    mask = jax.random.bernoulli(jax.random.key(3), 0.6, (2, 1, 1, 7)).at[..., 0].set(True)
+    mask = mask.at[1].set(False) if masked and not causal else mask  # nothing to see at all
+
+    def both(call):
+        return jax.value_and_grad(lambda q, k, v: (call(q, k, v) * v.mean(2, keepdims=True)).sum(), argnums=(0, 1, 2))(
+            q, k, v
+        )
+
+    found = both(lambda q, k, v: dot_product_attention(q, k, v, mask if masked else None, causal=causal))
+    expected = both(
+        lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask if masked else None, is_causal=causal)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), found, expected)
+    half = (a.astype(jnp.bfloat16) for a in (q, k, v))
+    rounded = dot_product_attention(*half, causal=causal)
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(rounded, np.float32), jax.nn.dot_product_attention(q, k, v, is_causal=causal), atol=0.2
+    )
 
 
 def test_dropout_keeps_the_mean_and_drops_the_rate():

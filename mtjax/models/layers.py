@@ -33,7 +33,31 @@ class SelfAttention(nnx.Module):
         """`attend`: True for the tokens that may be looked at; `causal`: a token sees itself and those before it."""
         q, k, v = (part.squeeze(-3) for part in jnp.split(self.qkv(x), 3, axis=-3))
         mask = None if attend is None else attend[:, None, None, :]
-        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal))
+        return self.out(dot_product_attention(q, k, v, mask, causal=causal))
+
+
+def dot_product_attention(
+    q: Float[Array, "b n h e"],
+    k: Float[Array, "b m h e"],
+    v: Float[Array, "b m h e"],
+    mask: Bool[Array, "b #h #n m"] | None = None,
+    *,
+    causal: bool = False,
+) -> Float[Array, "b n h e"]:
+    """`jax.nn.dot_product_attention`, dividing by the sum of the weights after the product with the values.
+
+    That sum divides [n e] numbers a head instead of [n m] weights, and the gradient has one array of weights less to keep;
+    exponentials and sums are float32. A row that may see nothing sees everything, as there.
+    """
+    scores = jnp.einsum("bnhe,bmhe->bhnm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    if causal:
+        lower = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+        mask = lower if mask is None else mask & lower
+    if mask is not None:
+        scores = jnp.where(mask, scores, -1e30)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    product = jnp.einsum("bhnm,bmhe->bnhe", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (product / weights.sum(-1).swapaxes(1, 2)[..., None]).astype(v.dtype)
 
 
 class EncoderLayer(nnx.Module):

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mtjax.models.clip import TextTower, VisionTower, unit
-from mtjax.models.layers import ACTIVATIONS, PreNormLayer
+from mtjax.models.layers import ACTIVATIONS, PreNormLayer, in_chunks
 from mtjax.types import Batch
 
 
@@ -24,13 +24,16 @@ class CrossFrameLayer(PreNormLayer):
         self.message_norm = nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
         self.message_attention = type(self.attention)(width, heads, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "bt n d"], *, frames: int) -> Float[Array, "bt n d"]:
-        """The frames of a clip follow each other in the first dimension."""
-        tokens, width = x.shape[1:]
+    def __call__(self, x: Float[Array, "bt n d"], *, frames: int, chunk: int = 0) -> Float[Array, "bt n d"]:
+        """The frames of a clip follow each other in the first dimension; `chunk` frames at a time look at their tokens."""
+        width = x.shape[-1]
         message = self.message(x[:, 0]).reshape(-1, frames, width)
         message = message + self.message_attention(self.message_norm(message))
-        joined = jnp.concatenate([x, message.reshape(-1, 1, width)], 1)
-        return self.mlp(x + self.attention(self.attention_norm(joined))[:, :tokens])
+        return in_chunks(self._within_frames, chunk)(x, message.reshape(-1, 1, width))
+
+    def _within_frames(self, x: Float[Array, "bt n d"], message: Float[Array, "bt 1 d"]) -> Float[Array, "bt n d"]:
+        joined = jnp.concatenate([x, message], 1)
+        return self.mlp(x + self.attention(self.attention_norm(joined))[:, : x.shape[1]])
 
 
 class FrameIntegration(nnx.Module):
@@ -119,6 +122,7 @@ class VideoEncoder(nnx.Module):
         output: int = 512,
         mit_layers: int = 1,
         mit_heads: int = 8,
+        chunk: int = 0,
         remat: bool = False,
         dtype: str = "float32",
         rngs: nnx.Rngs,
@@ -126,11 +130,13 @@ class VideoEncoder(nnx.Module):
         """
         Args:
           frames: of a clip; the position table of the multi-frame integration has this length.
+          chunk: frames that a layer of the tower takes at a time and recomputes in the backward pass, a multiple of the number
+            of devices; 0: all frames of the batch. On a CPU, where few frames fit a cache, 2 saves time (docs/benchmarks.md).
           remat: recompute the tower's layers in the backward pass.
           dtype: of the computation; parameters stay float32.
         """
         compute = jnp.dtype(dtype)
-        self.width = output
+        self.width, self.chunk = output, chunk
         self.vision = VisionTower(
             image=image, patch=patch, width=width, layers=layers, heads=heads, layer=CrossFrameLayer, remat=remat,
             dtype=compute, rngs=rngs,
@@ -145,7 +151,7 @@ class VideoEncoder(nnx.Module):
     def _video(self, frames: Float[Array, "b t h w 3"]) -> tuple[Float[Array, "b d"], Float[Array, "b t n e"]]:
         """The video's embedding and its patch tokens."""
         b, t = frames.shape[:2]
-        tokens = self.vision(frames.reshape(b * t, *frames.shape[2:]), frames=t)
+        tokens = self.vision(frames.reshape(b * t, *frames.shape[2:]), frames=t, chunk=self.chunk)
         each = self.projection(self.vision.post_norm(tokens[:, 0])).reshape(b, t, -1)
         return self.integration(each), tokens[:, 1:].reshape(b, t, -1, tokens.shape[-1])
 
@@ -176,6 +182,7 @@ class XCLIP(VideoEncoder):
         mit_heads: int = 8,
         prompt_layers: int = 2,
         prompt_heads: int = 8,
+        chunk: int = 0,
         remat: bool = False,
         dtype: str = "float32",
         rngs: nnx.Rngs,
@@ -184,7 +191,7 @@ class XCLIP(VideoEncoder):
         shared = {"remat": remat, "dtype": dtype, "rngs": rngs}
         super().__init__(
             frames=frames, image=image, patch=patch, width=width, layers=layers, heads=heads, output=output,
-            mit_layers=mit_layers, mit_heads=mit_heads, **shared,
+            mit_layers=mit_layers, mit_heads=mit_heads, chunk=chunk, **shared,
         )  # fmt: skip
         compute = jnp.dtype(dtype)
         self.text = TextTower(
