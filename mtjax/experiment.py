@@ -18,7 +18,7 @@ from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
 from mtjax.optim import Optimizer
 from mtjax.plain_config import from_json
-from mtjax.step import Program, State
+from mtjax.step import Program, State, weights_to_host
 from mtjax.types import Evaluator, Task, Teacher
 
 SECTIONS = ("seed", "data", "model", "task", "optimizer", "evals", "train", "mesh")
@@ -138,9 +138,8 @@ class Experiment:
         if not section.get("teacher"):
             return section
         experiment, state, meta = load_without_data(Path(section["teacher"]))
-        weights = jax.device_get((state["ema"] or state["params"]) | state["rest"])
         predict, names = experiment.task.predict, tuple(meta["class_names"])
-        return dict(section) | {"teacher": Teacher(experiment.program.make, weights, predict, names)}
+        return dict(section) | {"teacher": Teacher(experiment.program.make, weights_to_host(state), predict, names)}
 
     @functools.cached_property
     def order(self) -> Order:

@@ -233,6 +233,11 @@ class Program:
         return jax.jit(lambda inputs: dict(self.predict(weights, complete(inputs))))
 
 
+def weights_to_host(state: State) -> Params:
+    """Path → NumPy array of what predicts: averaged parameters where there are some, and everything that is not trained."""
+    return jax.device_get((state["ema"] or state["params"]) | state["rest"])
+
+
 def scalars_to_host(metrics: Scalars) -> dict[str, float]:
     """Waits for the step that made them."""
     return {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -6,21 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from mtjax import convert
 from mtjax.convert import positions
 from mtjax.experiment import Experiment, load_without_data
 from mtjax.lookup import ConfigError
-from mtjax.step import State
+from mtjax.step import weights_to_host
 from mtjax.types import Params
 
 BACKBONE = "backbone/"
-
-
-def _weights(state: State) -> Params:
-    return jax.device_get((state["ema"] or state["params"]) | state["rest"])
 
 
 def weights_of(source: str) -> Params:
@@ -28,7 +23,7 @@ def weights_of(source: str) -> Params:
     folder = Path(source)
     if (folder / convert.WEIGHTS).is_file():
         return {f"{BACKBONE}{name}": array for name, array in convert.arrays_of(folder).items()}
-    return _weights(load_without_data(folder)[1])
+    return weights_to_host(load_without_data(folder)[1])
 
 
 def fitting(source: str, ours: Mapping[str, Any], *, skip: Sequence[str] = (), new: Sequence[str] = ()) -> Params:
