@@ -290,3 +290,19 @@ def test_evaluation_only_normalises(root):
     without = dataclasses.replace(data, augment={}).prepare(batch, train=True, key=jax.random.key(0))["frames"]
     np.testing.assert_allclose(without, expected, atol=1e-5)
     assert np.abs(data.prepare(batch, train=True, key=jax.random.key(0))["frames"] - expected).max() > 0.1
+
+
+def test_a_clip_can_be_normalised_by_itself(root):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
+    pixels[1] = pixels[0] // 4 + np.array([9, 40, 2], np.uint8)  # darker and tinted
+    pixels[2] = 7
+    found = frame_transforms.normalize(jnp.asarray(pixels, jnp.float32) / 255, "clip")
+    np.testing.assert_allclose(found.mean((1, 2, 3)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(found[:2].std((1, 2, 3)), 1.0, atol=1e-5)
+    np.testing.assert_allclose(found[1], found[0], atol=0.03)  # but for what // rounds off
+    np.testing.assert_allclose(found[2], 0.0, atol=1e-4)
+    data = frames_of(root, normalize="clip")
+    batch = {"frames": jnp.asarray(pixels), "valid": jnp.ones(3, bool)}
+    np.testing.assert_allclose(data.prepare(batch, train=False)["frames"], found, atol=1e-5)
+    with pytest.raises(ValueError, match="data.normalize='imagenette'"):
+        frames_of(root, normalize="imagenette")

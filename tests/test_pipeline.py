@@ -24,7 +24,7 @@ from mtjax.resume import refuse_overlap
 
 def batches_of(data, *, hosts: int = 1, workers: int = 0, start: int = 0, stop: int = 10, batch: int = 8):
     """Clip ids of each step, as `hosts` processes together read them."""
-    data = Tracks(**{f: getattr(data, f) for f in data.__dataclass_fields__} | {"workers": workers})
+    data = dataclasses.replace(data, workers=workers)
     order = Order(len(data.training_clips()), batch, seed=3)
     per_host = []
     for host in range(hosts):

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mtjax.data.pipeline import Data
+from mtjax.data.one_column import OneColumn
 
 VIEWS = ("centre", "random")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Features(Data):
+class Features(OneColumn):
     """The `data` section for frozen features. Batches hold `features` float32 [b d] and `observed` bool [b], False for a
     clip without a record.
 
@@ -31,19 +31,15 @@ class Features(Data):
         if self.views not in VIEWS:
             raise ValueError(f"config.data.views={self.views!r}: must be one of {VIEWS}")
 
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        return (self.column,)
-
     @functools.cached_property
     def stored_shape(self) -> tuple[int, int]:
         """(views, d)."""
-        schema = self.columns[0].spec.schema
-        if self.field not in schema or len(schema[self.field].shape) not in (1, 2) or schema[self.field].ragged:
+        feature = self.feature
+        if len(feature.shape) not in (1, 2) or feature.ragged:
             raise ValueError(
-                f"config.data.field={self.field!r}: features are [d] or [views d], the column has {schema}"
+                f"config.data.field={self.field!r}: features are [d] or [views d], the column has {feature}"
             )
-        return (1, *schema[self.field].shape)[-2:]
+        return (1, *feature.shape)[-2:]
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         if not self.present:

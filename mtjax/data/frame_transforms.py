@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # ImageNet's, as X-CLIP normalises (motion_guidance.md §3), of values 0 to 255.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+LEAST_STD = 1 / 255  # a step of a stored value: a clip of one colour becomes 0
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh
 
 
@@ -25,8 +26,16 @@ def prepare(data: "Frames", batch: Batch, key: Array | None) -> Batch:
     frames = frames.astype(jnp.float32) / 255.0
     if key is not None and data.augment:
         frames = augment(frames, data.augmentation, key)
-    mean, std = jnp.array(MEAN) / 255.0, jnp.array(STD) / 255.0
-    return rest | {"frames": (frames - mean) / std}
+    return rest | {"frames": normalize(frames, data.normalize)}
+
+
+def normalize(frames: Float[Array, "b t h w 3"], by: str) -> Float[Array, "b t h w 3"]:
+    """Of RGB in [0, 1]; see `Frames.normalize`."""
+    if by == "imagenet":
+        return (frames - jnp.array(MEAN) / 255.0) / (jnp.array(STD) / 255.0)
+    axes = (1, 2, 3)
+    mean, std = frames.mean(axes, keepdims=True), frames.std(axes, keepdims=True)
+    return (frames - mean) / jnp.maximum(std, LEAST_STD)
 
 
 def draw(

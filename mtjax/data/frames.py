@@ -3,18 +3,17 @@
 import dataclasses
 import functools
 import io
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mtjax.data.pipeline import Data
+from mtjax.data.one_column import OneColumn
 from mtjax.data.ragged import stack
-from mtjax.lookup import check_keywords
 from mtjax.records import CorruptRecord
 
 MIDDLE = (0.5, 0.5)
+NORMALIZE = ("imagenet", "clip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,10 +36,10 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frames(Data):
+class Frames(OneColumn):
     """The `data` section for RGB clips (motion_guidance.md §3). Batches hold
 
-    - `frames` float32 [b t h w 3]: normalised with ImageNet's mean and standard deviation;
+    - `frames` float32 [b t h w 3], normalised;
     - `observed` bool [b]: False for a clip without a record.
 
     Attributes:
@@ -52,33 +51,32 @@ class Frames(Data):
       cache: with "device" every frame of the split lies there, cut to its middle square and scaled to `short_side`; frames
         and squares are then drawn inside jit. For small datasets: clips × frames × short_side² × 3 bytes. What is scaled
         first and cut then differs at the square's edge by what a pixel outside weighs in.
+      normalize: "imagenet" subtracts ImageNet's mean of each colour and divides by its standard deviation, as X-CLIP's weights
+        expect; "clip" takes mean and deviation from each clip itself, for training from random weights.
       augment: keywords of `Augment`.
     """
+
+    augments: ClassVar[type] = Augment
 
     column: str = "frames"
     field: str = "frames"
     frames: int = 8
     size: int = 224
     short_side: int = 256
-    augment: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    normalize: str = "imagenet"
 
     def __post_init__(self):
         super().__post_init__()
-        check_keywords(Augment, self.augment, "data.augment")
+        if self.normalize not in NORMALIZE:
+            raise ValueError(f"config.data.normalize={self.normalize!r}: must be one of {NORMALIZE}")
         if self.short_side < self.size:
             raise ValueError(f"config.data.short_side={self.short_side}: must be at least size={self.size}")
 
-    @property
-    def augmentation(self) -> Augment:
-        return Augment(**self.augment)
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        return (self.column,)
-
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        if self.present:
-            self._check()
+        if self.present and self.feature.dtype != "jpeg":
+            raise ValueError(
+                f"config.data.field={self.field!r}: column {self.column!r} has no JPEG images there, but {self.feature}"
+            )
         observed = {"observed": ((), np.dtype(bool))}
         if self.cache == "device":
             shape = (self.stored_frames, self.short_side, self.short_side, 3)
@@ -93,13 +91,6 @@ class Frames(Data):
         column = self.columns[0]
         blocks = np.array_split(np.arange(len(column)), -(-len(column) // 64))
         return max(len(record[self.field]) for block in blocks for record in column.read(block))
-
-    def _check(self) -> None:
-        schema = self.columns[0].spec.schema
-        if self.field not in schema or schema[self.field].dtype != "jpeg":
-            raise ValueError(
-                f"config.data.field={self.field!r}: column {self.column!r} has no such list of JPEG images, it has {schema}"
-            )
 
     def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
         """

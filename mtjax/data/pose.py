@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mtjax import lookup
-from mtjax.data.pipeline import Data
+from mtjax.data.one_column import OneColumn
 from mtjax.data.ragged import stack
 from mtjax.data.skeletons import Skeleton
 
@@ -33,7 +32,7 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pose(Data):
+class Pose(OneColumn):
     """The `data` section for body motion (motion_guidance.md §1). Batches hold
 
     - `motion` float32 [b t f]: vx, vy, speed of each joint (f = 3 × joints), 0 where a joint is not seen;
@@ -50,6 +49,8 @@ class Pose(Data):
       augment: keywords of `Augment`.
     """
 
+    augments: ClassVar[type] = Augment
+
     column: str = "pose"
     field: str = "pose"
     skeleton: str = "skeletons.COCO_17"
@@ -59,25 +60,15 @@ class Pose(Data):
     min_scale: float = 8.0
     scale: bool = True
     gain: float = 1.0
-    augment: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         super().__post_init__()
-        lookup.check_keywords(Augment, self.augment, "data.augment")
         if not isinstance(self.body, Skeleton):
             raise lookup.ConfigError(f"config.data.skeleton={self.skeleton!r} is not a Skeleton")
 
     @functools.cached_property
     def body(self) -> Skeleton:
         return lookup.resolve("data", self.skeleton)
-
-    @property
-    def augmentation(self) -> Augment:
-        return Augment(**self.augment)
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        return (self.column,)
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         frames = self.stored_frames if self.present else self.max_rows
@@ -86,10 +77,7 @@ class Pose(Data):
     @functools.cached_property
     def stored_frames(self) -> int:
         """Frames that hold any clip; checks that the column's joints are the skeleton's."""
-        schema = self.columns[0].spec.schema
-        if self.field not in schema:
-            raise ValueError(f"config.data.field={self.field!r}: column {self.column!r} has {sorted(schema)}")
-        shape, joints = schema[self.field].shape, self.body.joints
+        shape, joints = self.feature.shape, self.body.joints
         if shape[1:] != (len(joints), 3):
             raise ValueError(
                 f"column {self.column!r}, field {self.field!r}: {self.skeleton} needs (t, {len(joints)}, 3), found {shape}"

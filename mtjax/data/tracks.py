@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mtjax.data.pipeline import Data
+from mtjax.data.one_column import OneColumn
 from mtjax.data.ragged import stack
 from mtjax.data.skeletons import mirror_order
-from mtjax.lookup import check_keywords
 
 RESAMPLE = ("nearest", "linear", "pad")
 NORMALIZE = ("none", "clip")
@@ -41,7 +39,7 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tracks(Data):
+class Tracks(OneColumn):
     """The `data` section for point tracks (movt.md §1). Batches hold
 
     - `tracks` float32 [b t n 3]: x, y (as stored, or normalised) and occluded (1.0) or visible (0.0);
@@ -57,40 +55,27 @@ class Tracks(Data):
       augment: keywords of `Augment`.
     """
 
+    augments: ClassVar[type] = Augment
+
     column: str = "tracks"
     field: str = "tracks"
     frames: int = 32
     points: int = 60
     resample: str = "nearest"
     normalize: str = "none"
-    augment: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         super().__post_init__()
         for field, known in (("resample", RESAMPLE), ("normalize", NORMALIZE)):
             if getattr(self, field) not in known:
                 raise ValueError(f"config.data.{field}={getattr(self, field)!r}: must be one of {known}")
-        check_keywords(Augment, self.augment, "data.augment")
         if self.resample == "pad" and (self.augmentation.time_crop or self.augmentation.time_warp):
             raise ValueError("config.data.augment.time_crop and time_warp need data.resample='nearest' or 'linear'")
-
-    @property
-    def augmentation(self) -> Augment:
-        return Augment(**self.augment)
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        return (self.column,)
 
     @functools.cached_property
     def stored_shape(self) -> tuple[int, int, np.dtype]:
         """(frames, points, dtype) that hold any clip of the column."""
-        column = self.columns[0]
-        if self.field not in column.spec.schema:
-            raise ValueError(
-                f"config.data.field={self.field!r}: column {self.column!r} has {sorted(column.spec.schema)}"
-            )
-        feature = column.spec.schema[self.field]
+        column, feature = self.columns[0], self.feature
         if len(feature.shape) != 3 or feature.shape[2] != 3:
             raise ValueError(
                 f"column {self.column!r}, field {self.field!r}: tracks have shape (t, n, 3), found {feature.shape}"
