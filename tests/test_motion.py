@@ -94,6 +94,32 @@ def test_the_motion_of_a_mirrored_pose_is_the_mirrored_motion():
     np.testing.assert_allclose(motion_features.mirror_motion(found.features, COCO_17), expected.features, atol=1e-5)
 
 
+def test_a_clip_that_plays_faster_is_shorter_and_moves_more():
+    pose = np.repeat(worked_example(12), 4, axis=0)
+    pose[2, 3, 9, 2] = 0.1  # one frame of the wrist is lost
+    length = np.array([9, 9, 9, 0])
+    pose[:, 9:] = 0.0  # padding
+    played, left = motion_features.play(jnp.asarray(pose), jnp.asarray(length), jnp.array([2.0, 0.5, 1.5, 1.0]))
+    np.testing.assert_array_equal(left, [5, 12, 6, 0])  # at half speed 17 frames, of which 12 fit
+    np.testing.assert_allclose(played[0, :5], pose[0, :9:2], atol=1e-5)
+    np.testing.assert_allclose(played[1, ::2], pose[1, :6], atol=1e-5)
+    np.testing.assert_allclose(played[1, 1:11:2, 9, :2], (pose[1, :5, 9, :2] + pose[1, 1:6, 9, :2]) / 2, atol=1e-5)
+    np.testing.assert_allclose(
+        played[2, :6, 9, 2], [0.9, 0.9, 0.1, 0.9, 0.9, 0.9], atol=1e-6
+    )  # 3.0 and 4.5 of 0, 1.5, 3 …
+    assert played[2, 3, 9, 2] == np.float32(0.9)  # 4.5: between frames 4 and 5
+
+
+def test_speed_changes_velocities_and_nothing_that_is_evaluated(dataset):
+    data = Pose(root=str(dataset), augment={"speed": 0.5})
+    pose = np.repeat(worked_example(12), 64, axis=0)
+    batch = {"pose": jnp.asarray(pose), "length": jnp.full(64, 12, jnp.int32)}
+    wrist = np.asarray(data.prepare(batch, train=True, key=jax.random.key(0))["motion"][:, 1, 29])  # speed of joint 9
+    assert wrist.min() > 0.24 and wrist.max() < 0.76 and wrist.std() > 0.1  # 0.5 at the speed of the recording
+    still = data.prepare(batch, train=False)["motion"][:, 1, 29]
+    np.testing.assert_allclose(still, 0.5, atol=1e-5)
+
+
 def test_skeletons():
     assert COCO_17.mirror == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
     assert COCO_17.shoulder_indices == (5, 6) and JHMDB_15.shoulder_indices == (4, 3)

@@ -99,6 +99,11 @@ def prepare(data: "Pose", batch: Batch, key: Array | None) -> Batch:
     pose, length = batch["pose"], batch["length"]
     frame_valid = jnp.arange(pose.shape[1])[None] < length[:, None]
     augment = data.augmentation if key is not None else None
+    if augment and augment.speed:
+        key, drawn = jax.random.split(key)
+        speed = 1 + augment.speed * jax.random.uniform(drawn, length.shape, minval=-1.0, maxval=1.0)
+        pose, length = play(pose, length, speed)
+        frame_valid = jnp.arange(pose.shape[1])[None] < length[:, None]
     if augment and augment.time_crop:
         key, crop = jax.random.split(key)
         frame_valid &= _window(crop, length, pose.shape[1], augment.time_crop)
@@ -112,6 +117,26 @@ def prepare(data: "Pose", batch: Batch, key: Array | None) -> Batch:
     rows, row_valid, row_frame = keep_rows(found.features, found.seen, data.max_rows)
     rest = {k: v for k, v in batch.items() if k not in ("pose", "length")}
     return rest | {"motion": rows, "row_valid": row_valid, "row_frame": row_frame, "observed": row_valid.any(-1)}
+
+
+def play(
+    pose: Float[Array, "b t n 3"], length: Int[Array, " b"], speed: Float[Array, " b"]
+) -> tuple[Float[Array, "b t n 3"], Int[Array, " b"]]:
+    """Poses as if the clips played at `speed` (2.0: twice as fast), as many as there is room for, and the new lengths.
+
+    Positions are interpolated; a joint scores what it scores in the worse of the two frames.
+    """
+    t = pose.shape[1]
+    place = jnp.arange(t, dtype=jnp.float32)[None] * speed[:, None]
+    last = jnp.maximum(length - 1, 0)[:, None]
+    before = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, last)
+    after = jnp.minimum(before + 1, last)
+    share = (place - before.astype(jnp.float32))[..., None, None].clip(0, 1)
+    a, b = (jnp.take_along_axis(pose, i[:, :, None, None], axis=1) for i in (before, after))
+    xy = (1 - share) * a[..., :2] + share * b[..., :2]
+    score = jnp.where(share[..., 0] > 0, jnp.minimum(a[..., 2], b[..., 2]), a[..., 2])
+    fits = jnp.floor(last[:, 0].astype(jnp.float32) / speed).astype(jnp.int32) + 1
+    return jnp.concatenate([xy, score[..., None]], -1), jnp.where(length > 0, jnp.minimum(fits, t), 0)
 
 
 def _window(key: Array, length: Int[Array, " b"], t: int, share: float) -> Bool[Array, "b t"]:

@@ -19,6 +19,7 @@ class Augment:
     Attributes:
       mirror: probability of the mirror image (left and right joints change places, x changes its sign).
       rotate_deg: largest angle in the image plane. scale: largest relative change of all velocities.
+      speed: largest relative change of the speed at which a clip plays; frames are interpolated, what no longer fits is cut.
       time_crop: largest share of the clip's frames hidden at its ends. drop_joints: probability that a joint of a clip is hidden.
       noise: standard deviation added to velocities, in the unit that they have after `gain`.
     """
@@ -26,6 +27,7 @@ class Augment:
     mirror: float = 0.0
     rotate_deg: float = 0.0
     scale: float = 0.0
+    speed: float = 0.0
     time_crop: float = 0.0
     drop_joints: float = 0.0
     noise: float = 0.0
