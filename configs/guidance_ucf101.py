@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from configs import mil_jhmdb
 
-CLASSES = 101
 ZERO_SHOT = ("clip_zs", "xclip_zs", "xclip_zs_prompted")
 FROZEN = ("xclip_k2", "xclip_k8", "motion_ts_k2", "motion_ts_k8", "xclip_ts_k2", "xclip_ts_k8", "xclip_full")
 ROWS = ("motion_raw", *ZERO_SHOT, *FROZEN)
@@ -48,7 +47,7 @@ def motion_teacher():
     c.data.cache = "none"
     c.data.augment = {"mirror": 0.5}
     c.model.features = 51
-    c.task.num_classes = CLASSES
+    c.task.num_classes = 0  # the dataset's
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = 620  # 5 epochs
     c.train.epochs = 100.0
@@ -81,6 +80,7 @@ def zero_shot(row: str):
         c.task.prompted = True
     c.optimizer = ConfigDict({"name": "adamw", "lr": 1e-5})
     c.train = ConfigDict({"batch": 8, "epochs": 0.0, "init": ""})
+    c.train.init_new = ("^prototypes$",)  # the task computes them from the texts
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     return c
 
@@ -106,14 +106,14 @@ def on_features(row: str):
         c.data.views = "random"
         c.data.unlabelled = ("train1_fit", "train1_val")
         c.data.teacher = "mil.ucf101" if row.startswith("motion") else f"xclip_k{shots}.ucf101"
-        c.task = ConfigDict({"name": "distill.Distill", "num_classes": CLASSES, "heads": 2, "rule": "mean"})
+        c.task = ConfigDict({"name": "distill.Distill", "heads": 2, "rule": "mean"})
         c.task.alpha = 1.0
         c.task.beta = 1.0
         c.optimizer = ConfigDict({"name": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "constant"})
         c.train = ConfigDict({"batch": 512, "epochs": 200.0, "eval_every": 5.0})
     else:
         c.data.views = "centre"
-        c.task = ConfigDict({"name": "classify.Classify", "num_classes": CLASSES, "penalty": "sklearn_C1"})
+        c.task = ConfigDict({"name": "classify.Classify", "penalty": "sklearn_C1"})
         c.optimizer = ConfigDict({"name": "lbfgs"})
         c.train = ConfigDict({"batch": 0, "epochs": 1000.0, "eval_every": 1.0})
         c.train.patience = 20

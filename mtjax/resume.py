@@ -31,7 +31,8 @@ class Run:
         self._ids = [exp.data.catalog.clips[row].id for row in exp.data.training_clips()]
         self._packed_ids = checkpoint.pack_ids(sorted(set(self._ids)))
         path = workdir / "config.json"
-        if path.is_file() and not config_may_change:
+        begun = path.is_file() and (workdir / "metrics.jsonl").is_file()  # else the launch failed before its first line
+        if begun and not config_may_change:
             changed = plain_config.refused_on_resume(plain_config.from_json(path.read_text()), exp.config)
             if changed:
                 shown = "; ".join(f"{k}: was {a!r}, now {b!r}" for k, (a, b) in changed.items())

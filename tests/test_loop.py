@@ -120,6 +120,14 @@ def test_another_global_batch_goes_on_at_the_same_number_of_clips_when_told(data
     run.checkpoints.close()
 
 
+def test_a_launch_that_failed_does_not_hold_its_workdir(dataset, tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        go(tiny_config(dataset, train__init=str(tmp_path / "nowhere")), tmp_path / "run", Signals())
+    go(tiny_config(dataset, train__steps=2), tmp_path / "run", Signals())
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        go(tiny_config(dataset, train__steps=2, seed=5), tmp_path / "run", Signals())
+
+
 def test_a_save_that_fails_stops_the_run(dataset, tmp_path, monkeypatch):
     """Never a run that goes on without checkpoints: what Orbax raises comes out of the loop, at the next save at the latest."""
 
