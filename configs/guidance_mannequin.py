@@ -36,18 +36,18 @@ def get_config(row: str = "motion_ts_k2"):
         "frames": 8,
         "size": 48,
         "short_side": 54,
+        "normalize": "clip",
         "cache": "device",
-        "augment": {"jitter": 0.8, "grayscale": 0.2},
     }
     c.model = {
         "name": "xclip.VideoEncoder",
         "frames": 8,
         "image": 48,
-        "patch": 8,
-        "width": 96,
-        "layers": 4,
+        "patch": 12,
+        "width": 64,
+        "layers": 3,
         "heads": 4,
-        "output": 96,
+        "output": 64,
         "mit_heads": 4,
         "remat": False,
         "dtype": "float32",
@@ -55,7 +55,7 @@ def get_config(row: str = "motion_ts_k2"):
     c.task.name = "distill.Distill" if taught else "classify.Classify"
     c.optimizer.lr = 1e-3
     c.optimizer.warmup = 100
-    c.train.steps = 1500 if taught or not shots else 300
+    c.train.steps = 1500 if taught or not shots else 500
     c.train.eval_every = 0.0
     c.train.select = ""
     c.train.save_every = 500

@@ -11,6 +11,7 @@ from conftest import SHARED, config_of, image_bytes, make_dataset, train_here
 from flax import nnx
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from configs import guidance_ucf101
 from mtjax import convert, lookup, predict, records, trained
 from mtjax.data import clip_tokens
 from mtjax.data.columns import Column
@@ -81,16 +82,13 @@ def run_of(root, *, model: dict, task: dict, **train) -> dict:
 
 @pytest.fixture(scope="module")
 def zero_shot(root, converted, tokens, one_device, tmp_path_factory):
-    """(config, workdir, scores) of a run that only scores the converted weights."""
+    """(config, workdir, scores) of a run that only scores the converted weights, as `configs/guidance_ucf101.py` says."""
+    as_configured = guidance_ucf101.get_config("xclip_zs").train.to_dict()
     config = run_of(
         root,
         model={"name": "xclip.XCLIP"} | WHOLE,
         task={"name": "zero_shot.ZeroShot", "tokenizer": tokens},
-        init=str(converted),
-        init_new=("^prototypes$",),
-        epochs=0.0,
-        watch=("test",),
-        select="test/top1",
+        **as_configured | {"init": str(converted), "batch": 4, "watch": ("test",), "select": "test/top1"},
     )
     workdir = tmp_path_factory.mktemp("zero") / "run"
     return config, workdir, train_here(config, workdir)
