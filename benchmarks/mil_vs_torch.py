@@ -34,7 +34,12 @@ from mtjax.tasks.classify import Classify
 CLASSES, JOINTS, PARAMETERS = 101, 17, 963_046
 OPTIMIZER = {"lr": 1e-3, "weight_decay": 0.01, "clip_norm": 1.0}
 SMOOTHING = 0.1
-AUGMENT = {"mirror": 0.5, "rotate_deg": 10.0, "scale": 0.2, "time_crop": 0.3}  # configs/mil_jhmdb.py
+AUGMENT = {
+    "mirror": 0.5,
+    "rotate_deg": 10.0,
+    "scale": 0.2,
+    "time_crop": 0.3,
+}  # configs/mil_mannequin.py, and mirror images
 TRAIN_COST = 3.0  # forward passes: one forward, and the backward pass's two products for each of its products
 
 

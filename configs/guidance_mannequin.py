@@ -53,6 +53,8 @@ def get_config(row: str = "motion_ts_k2"):
         "dtype": "float32",
     }
     c.task.name = "distill.Distill" if taught else "classify.Classify"
+    if taught:
+        c.task.alpha = 0.1  # a batch has one labelled clip or none: at 1.0 its loss drowns what the teacher says
     c.optimizer.lr = 1e-3
     c.optimizer.warmup = 100
     c.train.steps = 1500 if taught or not shots else 500

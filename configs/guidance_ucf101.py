@@ -13,7 +13,7 @@ labels). motion_raw is the motion teacher itself. Cost and expected scores: not 
 
 from ml_collections import ConfigDict
 
-from configs import mil_jhmdb
+from configs import mil_mannequin
 
 ZERO_SHOT = ("clip_zs", "xclip_zs", "xclip_zs_prompted")
 FROZEN = ("xclip_k2", "xclip_k8", "motion_ts_k2", "motion_ts_k8", "xclip_ts_k2", "xclip_ts_k8", "xclip_full")
@@ -38,15 +38,16 @@ def get_config(row: str = "motion_ts_k2"):
 
 def motion_teacher():
     """§2: 51-D motion of every frame at 25 fps, at most 256 rows."""
-    c = mil_jhmdb.get_config()
+    c = mil_mannequin.get_config()
+    del c.data.generate
     c.data.column = "pose.vitpose_b"
-    c.data.skeleton = "skeletons.COCO_17"
     c.data.holdout = 0.0
     c.data.max_rows = 256
     c.data.scale = True
+    c.data.min_score = 0.8
+    c.data.min_visible = 9
     c.data.cache = "none"
     c.data.augment = {"mirror": 0.5}
-    c.model.features = 51
     c.task.num_classes = 0  # the dataset's
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = 620  # 5 epochs

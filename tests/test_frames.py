@@ -273,6 +273,8 @@ def test_clips_flip_and_turn_gray_whole_and_frames_change_colour_alone():
     colours = augmented(frames, grayscale=0.5)
     gray = (colours == colours[..., :1]).all((2, 3, 4))
     assert (gray.all(1) | ~gray.any(1)).all() and 70 < gray.all(1).sum() < 130
+    negative = (augmented(frames, invert=0.5) == 1 - frames).all((2, 3, 4))
+    assert (negative.all(1) | ~negative.any(1)).all() and 70 < negative.all(1).sum() < 130
     per_frame = (augmented(frames, jitter=0.5) != frames).any((2, 3, 4))
     assert 0.4 < per_frame.mean() < 0.6 and len(np.unique(per_frame, axis=0)) == 8
     different = augmented(frames, jitter=1.0)[:, :, 0, 0, 0]

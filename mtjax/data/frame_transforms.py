@@ -63,7 +63,7 @@ def draw(
 def augment(frames: Float[Array, "b t h w 3"], options: "Augment", key: Array) -> Float[Array, "b t h w 3"]:
     """Of RGB in [0, 1]: colours of each frame, then colours and direction of whole clips."""
     b, t = frames.shape[:2]
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     if options.jitter:
         chosen = jax.random.uniform(keys[0], (b, t, 1, 1, 1)) < options.jitter
         draws = jax.random.uniform(keys[1], (4, b, t, 1, 1, 1), minval=-1.0, maxval=1.0)
@@ -71,6 +71,9 @@ def augment(frames: Float[Array, "b t h w 3"], options: "Augment", key: Array) -
     if options.grayscale:
         gray = jax.random.uniform(keys[2], (b, 1, 1, 1, 1)) < options.grayscale
         frames = jnp.where(gray, luminance(frames), frames)
+    if options.invert:
+        negative = jax.random.uniform(keys[4], (b, 1, 1, 1, 1)) < options.invert
+        frames = jnp.where(negative, 1.0 - frames, frames)
     if options.flip:
         flipped = jax.random.uniform(keys[3], (b, 1, 1, 1, 1)) < options.flip
         frames = jnp.where(flipped, frames[:, :, :, ::-1], frames)

@@ -24,6 +24,7 @@ class Augment:
       flip: probability of the mirror image. Never for labels with a direction.
       jitter: probability, for each frame, that its colours change by up to `brightness`, `contrast`, `saturation`
         (relative) and `hue` (share of the circle). grayscale: probability that a clip loses its colours.
+      invert: probability that a clip turns into its negative: a figure may be lighter or darker than what is behind it.
     """
 
     flip: float = 0.0
@@ -33,6 +34,7 @@ class Augment:
     saturation: float = 0.2
     hue: float = 0.1
     grayscale: float = 0.0
+    invert: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
