@@ -1,9 +1,10 @@
-"""Optional packages and their weights: found or fetched, or else an error that says what to type."""
+"""Optional packages and their weights: found or fetched, or else an error that says what to type; and PyTorch's memory."""
 
 import hashlib
 import importlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,3 +121,20 @@ def torch_device(name: str) -> str:
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def in_batches(run: Callable[[slice, int], list], count: int, size: int) -> list:
+    """All of `run(rows, size)` for rows of at most `size`; where a GPU's memory runs out, from there on with half of it."""
+    import torch
+
+    results: list = []
+    while len(results) < count:
+        try:
+            results += run(slice(len(results), min(len(results) + size, count)), size)
+            continue
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        size //= 2  # outside of the handler, whose traceback holds on to the memory
+        torch.cuda.empty_cache()
+    return results

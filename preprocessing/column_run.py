@@ -20,7 +20,7 @@ from mtjax import records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 from preprocessing.progress import Progress
-from preprocessing.shards import Decoding, Extractor, ShardReport, extract_shard, source_of
+from preprocessing.shards import Extractor, ShardReport, Source, extract_shard, source_of
 
 SHARD_BYTES = 150 << 20
 CLIPS_PER_SMALL_SHARD = 16  # shards get this small only to keep several workers busy
@@ -29,7 +29,7 @@ CLIPS_PER_SMALL_SHARD = 16  # shards get this small only to keep several workers
 def run(
     root: Path,
     extractor: Extractor,
-    decoding: Decoding,
+    source: Source,
     *,
     producer: str,
     num_workers: int = 1,
@@ -56,7 +56,7 @@ def run(
     """
     catalog = Catalog.load(root)
     clips = {clip.id: clip for clip in catalog.clips}
-    spec = _spec(root, extractor, producer, num_shards, len(clips), num_workers * machine[1], overwrite)
+    spec = _spec(root, extractor, source, producer, num_shards, len(clips), num_workers * machine[1], overwrite)
     directory = _begin(root, spec, overwrite)
     if retry_failures:
         _forget_failed(directory, range(machine[0], spec.num_shards, machine[1]))
@@ -65,10 +65,17 @@ def run(
     if overwrite == "never":
         _refuse_rewriting(directory, spec, todo)
     mine = {s: [clips[i] for i in ids] for s, ids in todo.items() if s % machine[1] == machine[0]}
+    results, extract_s = 0, 0.0
     with Progress(spec.name, sum(map(len, mine.values()))) as progress:
-        for report in _extract_all(root, spec, mine, extractor, decoding, num_workers, progress):
+        for report in _extract_all(root, spec, mine, extractor, source, num_workers, progress):
+            results, extract_s = results + report.results, extract_s + report.extract_s
             if report.busy:
                 progress.say(f"shard {report.shard} is being written by another process; left to it")
+    if results:
+        unit = "frame" if extractor.window == 1 else "frame pair"
+        print(
+            f"{spec.name}: {1e3 * extract_s / results:.2f} ms a {unit}, decoding not included, over {results} of them"
+        )
     missing = column_writer.pending(directory, spec, request)
     if missing:
         shards = ", ".join(map(str, list(missing)[:10])) + (", ..." if len(missing) > 10 else "")
@@ -76,19 +83,31 @@ def run(
         return 0
     if mine or not _is_finished(root, spec.name):
         column_writer.finish(directory)
+    return _outcome(directory, len(clips), max_failures)
+
+
+def _outcome(directory: Path, num_clips: int, max_failures: str) -> int:
+    """Says what a finished column holds; 3 for too many failures, else 0."""
     failures = (directory / "failures.jsonl").read_text(encoding="utf-8").splitlines()
-    print(f"{spec.name}: {len(clips) - len(failures)} records, {len(failures)} failures, in {directory}")
+    print(f"{directory.name}: {num_clips - len(failures)} records, {len(failures)} failures, in {directory}")
     for line in failures[:5]:
         failure = json.loads(line)
         print(f"  {failure['clip']}: {failure['stage']}: {failure['reason']}")
-    if len(failures) > allowed_failures(max_failures, len(clips)):
+    if len(failures) > allowed_failures(max_failures, num_clips):
         print(f"more than --max_failures={max_failures}; all are in {directory / 'failures.jsonl'}", file=sys.stderr)
         return 3
     return 0
 
 
 def _spec(
-    root: Path, extractor: Extractor, producer: str, num_shards: int, num_clips: int, workers: int, overwrite: str
+    root: Path,
+    extractor: Extractor,
+    source: Source,
+    producer: str,
+    num_shards: int,
+    num_clips: int,
+    workers: int,
+    overwrite: str,
 ) -> columns.Spec:
     if not num_shards and overwrite != "always":
         with contextlib.suppress(columns.ColumnError):
@@ -98,7 +117,7 @@ def _spec(
         schema=extractor.schema,
         num_shards=num_shards or default_num_shards(extractor.schema, num_clips, workers),
         producer=producer,
-        parameters=dict(extractor.parameters),
+        parameters=dict(extractor.parameters) | dict(source.parameters),
         weights=extractor.weights,
         licence=extractor.licence,
     )
@@ -166,19 +185,19 @@ def _extract_all(
     spec: columns.Spec,
     shards: dict[int, list[Clip]],
     extractor: Extractor,
-    decoding: Decoding,
+    source: Source,
     num_workers: int,
     progress: Progress,
 ) -> Iterator[ShardReport]:
     """Reports as shards end; in this process, or in several."""
     if num_workers <= 1 or len(shards) <= 1:
         for shard, clips in shards.items():
-            yield extract_shard(root, spec, shard, clips, extractor, decoding, progress.add)
+            yield extract_shard(root, spec, shard, clips, extractor, source, progress.add)
         return
     # Spawned, because a fork of a process with threads (OpenCV's, PyTorch's) may hang.
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
-    job = {"root": root, "spec": spec, "extractor": extractor, "decoding": decoding}
+    job = {"root": root, "spec": spec, "extractor": extractor, "source": source}
     with ProcessPoolExecutor(
         min(num_workers, len(shards)),
         mp_context=context,

@@ -3,6 +3,9 @@
     python -m preprocessing.extract tracks ROOT --backend=lk
     python -m preprocessing.extract pose ROOT --detector=rt_detr --pose=vitpose_b
     python -m preprocessing.extract frames ROOT --short_side=256 --frames=32
+    python -m preprocessing.extract flow ROOT --method=tvl1
+
+Where no clip has a video, the images of the column `frames` are taken in its place; `--from` names another column.
 
 Stop it at any time: the same command does only what is left. On several machines, `--shard=0/4` ... `--shard=3/4` each
 do a quarter, and whichever ends last finishes the column. Exit codes: 0 done, 1 a worker or the disk failed, 2 cannot
@@ -11,16 +14,20 @@ begin as asked, 3 more failures than `--max_failures` (all else is written all t
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from mtjax.data import columns
 from mtjax.data.catalog import Catalog, CatalogError
-from preprocessing import column_run, frames, points, pose, pose_models, tracks
+from preprocessing import column_run, flow, frames, points, pose, pose_models, tracks
 from preprocessing.backends import MissingBackend
-from preprocessing.shards import Decoding, Extractor
+from preprocessing.shards import Decoding, Extractor, Source
+from preprocessing.stored_frames import StoredFrames
 from preprocessing.video_file import Limits
+
+IMAGES = "frames"  # the column that is looked for where clips have no video
 
 
 def _machine(text: str) -> tuple[int, int]:
@@ -57,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = whole.add_subparsers(dest="kind", required=True)
     _add_tracks(kinds.add_parser("tracks", parents=[common], help="point tracks").add_argument)
     _add_pose(kinds.add_parser("pose", parents=[common], help="joints of persons").add_argument)
+    _add_flow(kinds.add_parser("flow", parents=[common], help="motion from frame to frame").add_argument)
     of_frames = kinds.add_parser("frames", parents=[common], help="JPEG images")
     spacing = of_frames.add_mutually_exclusive_group()
     spacing.add_argument("--frames", type=int, default=32, help="evenly spaced in time")
@@ -72,7 +80,9 @@ def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     add("root", type=Path, help="the dataset: a folder with dataset.json")
-    add("--videos", type=Path, help="folder of the videos; default: dataset.json's `videos`")
+    where = common.add_mutually_exclusive_group().add_argument
+    where("--videos", type=Path, help="folder of the videos; default: dataset.json's `videos`")
+    where("--from", dest="images", default="", metavar="COLUMN", help="no videos, but the JPEG images of this column")
     add("--num_workers", type=int, default=1, help="processes on this machine")
     add("--shard", type=_machine, default=(0, 1), metavar="i/n", help="this is machine i of n")
     add("--num_shards", type=int, default=0, help="files of the column; 0: about 150 MB each")
@@ -120,12 +130,29 @@ def _add_pose(add: Callable) -> None:
     add("--max_persons", type=int, default=10, help="a frame, the best scores first")
 
 
-def _tracks(args: argparse.Namespace) -> Extractor:
+def _add_flow(add: Callable) -> None:
+    add("--method", choices=tuple(flow.METHODS), default="dis", help="dis is fast, tvl1 the papers', raft wants a GPU")
+    add("--name", default="", help="of the column; default flow.METHOD")
+    add("--fps", type=float, default=0.0, help=f"frames a second; 0: {flow.FPS:g} of a video, all images of a column")
+    add("--short_side", type=int, default=256, help="to compute at; 0 keeps the video's")
+    add("--quality", type=int, default=95, help=f"of the JPEGs, {flow.LEAST_QUALITY} to 100")
+    add("--checkpoint", help="of raft: path, hf:owner/repository/file or https address; default: torchvision's")
+    add("--device", help="of raft: PyTorch's; default cuda where there is one")
+    add("--batch_size", type=int, help="of raft: pairs at once")
+
+
+def _options(args: argparse.Namespace, network: bool) -> dict[str, Any]:
+    """What is given of a network's options; without a network there must be none."""
     given = {k: getattr(args, k) for k in ("checkpoint", "device", "batch_size") if getattr(args, k) is not None}
-    if args.backend == "lk" and given:
-        raise ValueError(f"--backend=lk has no {', '.join(f'--{k}' for k in given)}")
+    if given and not network:
+        chosen = f"--backend={args.backend}" if args.kind == "tracks" else f"--method={args.method}"
+        raise ValueError(f"{chosen} has no {', '.join(f'--{k}' for k in given)}")
+    return given
+
+
+def _tracks(args: argparse.Namespace) -> Extractor:
     return tracks.Tracks(
-        tracks.make_tracker(args.backend, **given),
+        tracks.make_tracker(args.backend, **_options(args, args.backend != "lk")),
         frames=args.frames,
         num_points=args.points,
         substeps=args.substeps,
@@ -159,10 +186,36 @@ def _frames(args: argparse.Namespace) -> Extractor:
     return frames.Frames(args.frames, args.fps, args.short_side, args.quality, args.allow_partial, args.name)
 
 
-def _videos(args: argparse.Namespace) -> Path:
-    info = Catalog.load(args.root).info
+def _flow(args: argparse.Namespace) -> Extractor:
+    return flow.Flows(
+        flow.make_method(args.method, **_options(args, args.method == "raft")),
+        fps=args.fps or (0.0 if args.images else flow.FPS),
+        short_side=args.short_side,
+        quality=args.quality,
+        partial=args.allow_partial,
+        name=args.name,
+    )
+
+
+def _source(args: argparse.Namespace) -> Source:
+    """Videos or, in `args.images` from here on, a column."""
+    catalog = Catalog.load(args.root)
+    limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
+    told = args.videos or args.images or any(clip.path for clip in catalog.clips)
+    if not told and IMAGES in columns.list_columns(args.root):
+        print(f"{args.root}: the clips have no videos; taking the images of column {IMAGES!r}")
+        args.images = IMAGES
+    if args.images:
+        return StoredFrames(columns.Column(args.root, args.images), limits)
+    return Decoding(_videos(args, catalog.info), limits, args.allow_partial, args.timeout_s)
+
+
+def _videos(args: argparse.Namespace, info: Mapping[str, Any]) -> Path:
     if args.videos is None and "videos" not in info:
-        raise CatalogError(f"{args.root}/dataset.json does not say where the videos are; pass --videos=FOLDER")
+        raise CatalogError(
+            f"{args.root}/dataset.json does not say where the videos are, and there is no column {IMAGES!r}; "
+            "pass --videos=FOLDER or --from=COLUMN"
+        )
     folder = args.videos or args.root / info["videos"]  # an absolute path in dataset.json stays as it is
     if not folder.is_dir():
         raise CatalogError(f"{folder}: no such folder; pass --videos=FOLDER")
@@ -174,13 +227,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.overwrite == "always" and args.shard[1] > 1:
             raise ValueError("--overwrite=always on one of several machines deletes the others' work; use =stale")
-        limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
-        decoding = Decoding(_videos(args), limits, args.allow_partial, args.timeout_s)
-        extractor = {"tracks": _tracks, "pose": _pose, "frames": _frames}[args.kind](args)
+        source = _source(args)
+        extractor = {"tracks": _tracks, "pose": _pose, "flow": _flow, "frames": _frames}[args.kind](args)
+        if extractor.name == args.images:
+            raise ValueError(f"column {args.images!r} cannot be made from itself; give --name")
         code = column_run.run(
             args.root,
             extractor,
-            decoding,
+            source,
             producer=f"preprocessing.extract {args.kind}",
             num_workers=args.num_workers,
             machine=args.shard,
@@ -189,8 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_failures=args.max_failures,
             retry_failures=args.retry_failures,
         )
-        if args.kind == "pose":
-            print(f"who was found: python -m mtjax.data coverage {args.root} --column={extractor.name}")
+        if args.kind in ("pose", "flow"):
+            what = "who was found" if args.kind == "pose" else "how much moves"
+            print(f"{what}: python -m mtjax.data coverage {args.root} --column={extractor.name}")
         return code
     except (CatalogError, columns.ColumnError, MissingBackend, ValueError) as e:
         print(f"error: {e}", file=sys.stderr)

@@ -39,6 +39,7 @@ class Frames:
     weights: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     batch_size: ClassVar[int] = 1
+    window: ClassVar[int] = 1
 
     def __post_init__(self):
         if not (self.num_frames >= 1 and 0 <= self.fps < 1000 and 1 <= self.quality <= 100 and self.short_side >= 0):

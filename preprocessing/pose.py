@@ -42,6 +42,7 @@ class Poses:
 
     num_frames: ClassVar[int] = 0  # as many as the rate gives
     batch_size: ClassVar[int] = 1  # clip; the batches of the models are within it
+    window: ClassVar[int] = 1
 
     def __post_init__(self):
         if not (0 < self.fps < 1000 and self.max_persons >= 1 and self.min_side_px >= 0 and self.short_side >= 0):

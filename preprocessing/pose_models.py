@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,7 +86,7 @@ class Detector:
             chosen = [np.isin(f["labels"].numpy(), persons) for f in found]
             return [(f["boxes"].numpy()[c], f["scores"].numpy()[c]) for f, c in zip(found, chosen, strict=True)]
 
-        return in_batches(run, len(frames), self.batch_size)
+        return backends.in_batches(run, len(frames), self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,24 +141,7 @@ class PoseModel:
             [people] = processor.post_process_pose_estimation(heatmaps, boxes=[xywh.tolist()])
             return [np.c_[p["keypoints"].numpy(), p["scores"].numpy()].astype(np.float32) for p in people]
 
-        return np.array(in_batches(run, len(boxes), self.batch_size), np.float32).reshape(-1, JOINTS, 3)
-
-
-def in_batches(run: Callable[[slice, int], list], count: int, size: int) -> list:
-    """All of `run(rows, size)` for rows of at most `size`; where a GPU's memory runs out, from there on with half of it."""
-    import torch
-
-    results: list = []
-    while len(results) < count:
-        try:
-            results += run(slice(len(results), min(len(results) + size, count)), size)
-            continue
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-        size //= 2  # outside of the handler, whose traceback holds on to the memory
-        torch.cuda.empty_cache()
-    return results
+        return np.array(backends.in_batches(run, len(boxes), self.batch_size), np.float32).reshape(-1, JOINTS, 3)
 
 
 def crop_regions(boxes: np.ndarray, aspect: float) -> np.ndarray:

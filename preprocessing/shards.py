@@ -3,12 +3,14 @@
 An extractor knows nothing of files, processes or shards; `extract_shard` knows nothing of what is extracted.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cv2
 
@@ -19,6 +21,7 @@ from preprocessing import video
 from preprocessing.decoder import Decoder
 from preprocessing.video_file import Limits, VideoError
 
+Decoded = tuple[Clip, video.Clip | VideoError]  # a clip with its frames, or why there are none
 HASHED_BYTES = 1 << 28  # larger files are named by their size alone: hashing them would cost more than decoding
 
 
@@ -39,6 +42,7 @@ class Extractor(Protocol):
       weights: a hash of the model's weights, "" if none. licence: the data's, where the model's licence binds it.
       num_frames, fps, short_side: how clips are decoded for it (`video.decode`).
       batch_size: clips per call of `extract`.
+      window: consecutive frames that one result is about: 1, or 2 for what happens between two.
     """
 
     name: str
@@ -50,14 +54,31 @@ class Extractor(Protocol):
     fps: float
     short_side: int
     batch_size: int
+    window: int
 
     def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
         """The fields of each clip's record, or why there are none."""
 
 
+class Source(Protocol):
+    """Where the frames of clips come from: `Decoding` of videos, or `stored_frames.StoredFrames`. Picklable.
+
+    Attributes:
+      parameters: JSON; what of the source is part of how a column was made.
+    """
+
+    parameters: Mapping[str, Any]
+
+    def decoded(self, clips: Sequence[Clip], extractor: Extractor) -> Generator[Decoded, None, None]:
+        """Each clip with its frames, as the extractor wants them, or why there are none; in any order."""
+
+    def identity(self, clip: Clip) -> dict[str, str]:
+        """What tells a failed clip's source from a later one, for `failures.jsonl`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How videos are found and decoded, whatever is extracted from them.
+    """How videos are found and decoded, whatever is extracted from them (a `Source`).
 
     Attributes:
       videos: the folder that `Clip.path` is relative to, and that no video may lie outside of.
@@ -69,15 +90,55 @@ class Decoding:
     allow_partial: bool = False
     timeout_s: float = 120.0
 
+    parameters: ClassVar[Mapping[str, Any]] = {}
+
+    def decoded(self, clips: Sequence[Clip], extractor: Extractor) -> Generator[Decoded, None, None]:
+        """See `Source`. Clips without a file come first."""
+        found = []
+        for clip in clips:
+            try:
+                found.append((clip, locate(self.videos, clip.path)))
+            except VideoError as e:
+                yield clip, e
+        options = {
+            "num_frames": extractor.num_frames,
+            "fps": extractor.fps,
+            "short_side": extractor.short_side,
+            "limits": self.limits,
+            "allow_partial": self.allow_partial,
+        }
+        requests = ((path, options | {"start_s": c.start_s, "end_s": c.end_s}) for c, path in found)
+        with Decoder(self.timeout_s) as decoder:
+            for (clip, _), result in zip(found, decoder.map(requests), strict=True):
+                yield clip, result
+
+    def identity(self, clip: Clip) -> dict[str, str]:
+        """Size and, unless it is huge, hash of a file: tells a broken download from a video that is really bad."""
+        try:
+            file = locate(self.videos, clip.path)
+            size = file.stat().st_size
+            if not file.is_file() or size > HASHED_BYTES:
+                return {"bytes": str(size)}
+            with open(file, "rb") as data:
+                return {"bytes": str(size), "sha256": hashlib.file_digest(data, "sha256").hexdigest()}
+        except (VideoError, OSError):  # no file, or none that is ours to read
+            return {}
+
 
 @dataclasses.dataclass
 class ShardReport:
-    """What became of one shard: clips written and failed; both 0 and `busy` when another process holds it."""
+    """What became of one shard: clips written and failed; both 0 and `busy` when another process holds it.
+
+    Attributes:
+      results, extract_s: how many frames (or, by `Extractor.window`, pairs) there were, and how long `extract` took in all.
+    """
 
     shard: int
     written: int = 0
     failed: int = 0
     busy: bool = False
+    results: int = 0
+    extract_s: float = 0.0
 
 
 def source_of(clip: Clip) -> str:
@@ -91,7 +152,7 @@ def extract_shard(
     shard: int,
     clips: Sequence[Clip],
     extractor: Extractor,
-    decoding: Decoding,
+    source: Source,
     progress: Callable[[int, int], None] = lambda written, failed: None,
 ) -> ShardReport:
     """Extracts one shard of a column. Depends on its arguments alone: any process pool, Ray or Slurm may call it.
@@ -106,9 +167,9 @@ def extract_shard(
     try:
         with (
             column_writer.shard_writer(directory, spec, shard, {c.id: source_of(c) for c in clips}) as writer,
-            Decoder(decoding.timeout_s) as decoder,
+            contextlib.closing(source.decoded(clips, extractor)) as decoded,
         ):
-            for clip, outcome in _outcomes(clips, extractor, decoding, decoder):
+            for clip, outcome in _outcomes(decoded, extractor, report):
                 if not isinstance(outcome, Failure):
                     try:
                         writer.write(clip.id, outcome)
@@ -116,7 +177,7 @@ def extract_shard(
                         outcome = Failure("write", str(e))
                 failed = isinstance(outcome, Failure)
                 if failed:
-                    writer.fail(clip.id, outcome.stage, outcome.reason, **_identity(decoding.videos, clip.path))
+                    writer.fail(clip.id, outcome.stage, outcome.reason, **source.identity(clip))
                 report.failed += failed
                 report.written += not failed
                 progress(not failed, failed)
@@ -162,38 +223,34 @@ def extract_one(
 
 
 def _outcomes(
-    clips: Sequence[Clip], extractor: Extractor, decoding: Decoding, decoder: Decoder
+    decoded: Iterator[Decoded], extractor: Extractor, report: ShardReport
 ) -> Iterator[tuple[Clip, Mapping[str, Any] | Failure]]:
-    """Each clip with its record's fields or its failure; in batches, hence not in the order of `clips`."""
-    found = []
-    for clip in clips:
-        try:
-            found.append((clip, locate(decoding.videos, clip.path)))
-        except VideoError as e:
-            yield clip, Failure(e.stage, e.reason)
-    options = {
-        "num_frames": extractor.num_frames,
-        "fps": extractor.fps,
-        "short_side": extractor.short_side,
-        "limits": decoding.limits,
-        "allow_partial": decoding.allow_partial,
-    }
-    requests = ((path, options | {"start_s": c.start_s, "end_s": c.end_s}) for c, path in found)
+    """Each clip with its record's fields or its failure; in batches, hence not in the order of `decoded`."""
     batch: list[tuple[Clip, video.Clip]] = []
-    for (clip, _), result in zip(found, decoder.map(requests), strict=True):
+    for clip, result in decoded:
         if isinstance(result, VideoError):
             yield clip, Failure(result.stage, result.reason)
             continue
         batch.append((clip, result))
         if len(batch) == extractor.batch_size:
-            yield from _extract(extractor, batch)
+            yield from _timed(extractor, batch, report)
             batch = []
-    yield from _extract(extractor, batch)
+    yield from _timed(extractor, batch, report)
+
+
+def _timed(
+    extractor: Extractor, batch: list[tuple[Clip, video.Clip]], report: ShardReport
+) -> list[tuple[Clip, Mapping[str, Any] | Failure]]:
+    start = time.perf_counter()
+    outcomes = _extract(extractor, batch)
+    report.extract_s += time.perf_counter() - start
+    report.results += sum(max(len(decoded.frames) - extractor.window + 1, 0) for _, decoded in batch)
+    return outcomes
 
 
 def _extract(
     extractor: Extractor, batch: list[tuple[Clip, video.Clip]]
-) -> Iterable[tuple[Clip, Mapping[str, Any] | Failure]]:
+) -> list[tuple[Clip, Mapping[str, Any] | Failure]]:
     """Runs one batch; if that fails, for want of memory or over one clip, its halves, down to the clip at fault."""
     if not batch:
         return []
@@ -205,7 +262,7 @@ def _extract(
             half = len(batch) // 2
             return [*_extract(extractor, batch[:half]), *_extract(extractor, batch[half:])]
         outcomes = [Failure("extract", f"{type(e).__name__}: {e}")]
-    return zip(clips, outcomes, strict=True)
+    return list(zip(clips, outcomes, strict=True))
 
 
 def locate(videos: Path, path: str) -> Path:
@@ -221,16 +278,3 @@ def locate(videos: Path, path: str) -> Path:
     if not resolved.is_relative_to(root):
         raise VideoError("open", f"{path!r} leads to {resolved}, outside of {root}")
     return resolved
-
-
-def _identity(videos: Path, path: str) -> dict[str, str]:
-    """Size and, unless it is huge, hash of a failed file: tells a broken download from a video that is really bad."""
-    try:
-        file = locate(videos, path)
-        size = file.stat().st_size
-        if not file.is_file() or size > HASHED_BYTES:
-            return {"bytes": str(size)}
-        with open(file, "rb") as data:
-            return {"bytes": str(size), "sha256": hashlib.file_digest(data, "sha256").hexdigest()}
-    except (VideoError, OSError):  # no file, or none that is ours to read
-        return {}

@@ -87,6 +87,7 @@ class Tracks:
     name: str = ""
 
     fps: ClassVar[float] = 0.0  # the number of frames is fixed
+    window: ClassVar[int] = 1
 
     def __post_init__(self):
         if self.sampling not in points.SAMPLINGS or (self.sampling == "mask") != (self.masks is not None):

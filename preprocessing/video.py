@@ -83,7 +83,7 @@ def decode(
     Raises:
       VideoError: with the stage and the reason.
     """
-    path, limits, part = str(path), limits or Limits(), _Part(start_s, end_s, num_frames, fps)
+    path, limits, part = str(path), limits or Limits(), Part(start_s, end_s, num_frames, fps)
     if not fps:  # a fixed number of frames is its own bound
         limits = dataclasses.replace(limits, max_clip_bytes=0)
     check_file(path, limits)
@@ -130,8 +130,8 @@ def _assemble(
     return Clip(frames, times_s, fps, size_px, source_px, partial)
 
 
-class _Part(NamedTuple):
-    """What `decode` was asked for: a part of the video, and how many frames of it or, with `fps`, how many a second."""
+class Part(NamedTuple):
+    """What of a video is asked for: from when to when, and how many frames or, with `fps`, how many a second."""
 
     start_s: float
     end_s: float
@@ -152,7 +152,7 @@ class _Part(NamedTuple):
         return np.round(np.round(position, 6)).astype(int)
 
 
-def _choose(times: np.ndarray, asked: _Part, limits: Limits) -> tuple[list[int], np.ndarray, float]:
+def _choose(times: np.ndarray, asked: Part, limits: Limits) -> tuple[list[int], np.ndarray, float]:
     """Which of the frames shown at `times` (float64 [n], sorted) to keep: indices [t], their times, the part's rate."""
     if not len(times):
         raise VideoError("decode", "the video holds no frame")
@@ -265,9 +265,14 @@ def _upright_rgb(frame: av.VideoFrame, short_side: int) -> tuple[np.ndarray, tup
             image, a, d = image.transpose(1, 0, 2), c, b
         image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     height, width = (max(1, n - n % 2) for n in image.shape[:2])
-    image = np.ascontiguousarray(image[:height, :width])
-    if short_side and min(width, height) > short_side:
-        factor = short_side / min(width, height)
-        shrunk = [2 * max(1, round(n * factor / 2)) for n in (width, height)]
-        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    image = shrink(np.ascontiguousarray(image[:height, :width]), short_side)
     return image, (width, height), (frame.width, frame.height)
+
+
+def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
+    """[h w 3] → with that short side and an even long one, unless it is smaller already; 0 leaves it."""
+    height, width = image.shape[:2]
+    if not short_side or min(width, height) <= short_side:
+        return image
+    factor = short_side / min(width, height)
+    return cv2.resize(image, [2 * max(1, round(n * factor / 2)) for n in (width, height)], interpolation=cv2.INTER_AREA)

@@ -208,7 +208,7 @@ def test_masks(moving):
 class Fussy:
     """Extracts the mean grey; cannot take two clips at once, nor clip7 at all."""
 
-    name, weights, licence, num_frames, fps, short_side, batch_size = "grey", "", "", 2, 0.0, 0, 8
+    name, weights, licence, num_frames, fps, short_side, batch_size, window = "grey", "", "", 2, 0.0, 0, 8, 1
     schema = {"grey": records.Feature("float32")}
     parameters = {}
 

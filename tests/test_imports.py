@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO, run_cli
 
-from mtjax.data import pose, tracks
+from mtjax.data import flow, pose, tracks
+from mtjax.data.flow import Flow
 from mtjax.data.pipeline import Data
 from mtjax.data.pose import Pose
 from mtjax.data.tracks import Tracks
@@ -33,6 +34,7 @@ ALLOWED = {  # room or file → what of mtjax it may import
         "mtjax.data.catalog",
         "mtjax.data.columns",
         "mtjax.data.column_writer",
+        "mtjax.data.flow_bytes",
         "mtjax.data.inspection",
         "mtjax.data.summary",
     ],
@@ -234,7 +236,9 @@ def test_what_is_public_and_not_tiny_has_a_docstring():
     assert not bare, "\n".join(bare)
 
 
-@pytest.mark.parametrize("section", [Data, Tracks, tracks.Augment, Pose, pose.Augment, Optimizer, Train])
+@pytest.mark.parametrize(
+    "section", [Data, Tracks, tracks.Augment, Pose, pose.Augment, Flow, flow.Augment, Optimizer, Train]
+)
 def test_every_option_is_read_and_explained(section):
     """Reading is `something.option`; checking its value with getattr in `__post_init__` is not enough."""
     read = {

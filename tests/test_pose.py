@@ -234,14 +234,14 @@ def test_batches_are_halved_when_memory_runs_out():
             raise torch.OutOfMemoryError("full")
         return list(range(rows.start, rows.stop))
 
-    assert pose_models.in_batches(work, 5, 8) == [0, 1, 2, 3, 4]
+    assert backends.in_batches(work, 5, 8) == [0, 1, 2, 3, 4]
     assert calls == [(0, 5, 8), (0, 4, 4), (0, 2, 2), (2, 4, 2), (4, 5, 2)]
 
     def never(rows, size):
         raise torch.OutOfMemoryError("full")
 
     with pytest.raises(torch.OutOfMemoryError):
-        pose_models.in_batches(never, 5, 4)
+        backends.in_batches(never, 5, 4)
 
 
 def test_nan_is_not_taken_for_nobody(models):

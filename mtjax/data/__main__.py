@@ -6,7 +6,8 @@
   index     reads and verifies columns, and writes their index.npz anew.
   bench     reads random batches of 256 records and shows records/s.
   coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
-            valid, which is what motion features are made of: by split, and by split and class.
+            valid, which is what motion features are made of: by split, and by split and class. For a flow column how many
+            clips have one, how far things move, and how much of that was cut off.
   shots     prints the ids of --k clips of each class of --split, drawn with --seed: a file for config.data.shots, which
             fixes what config.data.k_shot draws.
 
@@ -14,11 +15,12 @@ Exit code 2: the arguments are wrong, or there is nothing to work on.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
 from mtjax import lookup
-from mtjax.data import coverage, inspection, summary
+from mtjax.data import coverage, flow_coverage, inspection, summary
 from mtjax.data.catalog import Catalog, CatalogError, select
 from mtjax.data.columns import Column, ColumnError
 from mtjax.data.skeletons import Skeleton
@@ -129,10 +131,18 @@ def _bench(args: argparse.Namespace, names: list[str]) -> int:
 def _coverage(args: argparse.Namespace, names: list[str]) -> int:
     if not args.column:
         raise ColumnError(f"coverage needs --column; there are {names}")
+    catalog, column = Catalog.load(args.root), Column(args.root, args.column)
+    title = f"{args.root}, column {args.column!r}; "
+    if flow_coverage.is_flow(column):
+        moving = flow_coverage.measure(column)
+        of_clips = functools.partial(flow_coverage.row, moving=moving)
+        coverage.print_coverage(
+            catalog, f"{title}motion of the middle field of each clip", flow_coverage.HEADER, of_clips
+        )
+        return 0
     skeleton = lookup.resolve("data", args.skeleton)
     if not isinstance(skeleton, Skeleton):
         raise lookup.ConfigError(f"--skeleton={args.skeleton!r} is not a Skeleton")
-    catalog, column = Catalog.load(args.root), Column(args.root, args.column)
     seen = coverage.measure(
         column,
         args.field,
@@ -142,7 +152,7 @@ def _coverage(args: argparse.Namespace, names: list[str]) -> int:
         joint_names=catalog.info.get("joint_names", ()),
     )
     valid = f"valid: {args.min_visible} joints with a score of {args.min_score:g} or more, both shoulders among them"
-    coverage.print_coverage(catalog, seen, f"{args.root}, column {args.column!r}; {valid}")
+    coverage.print_coverage(catalog, title + valid, coverage.HEADER, functools.partial(coverage.row, seen=seen))
     return 0
 
 

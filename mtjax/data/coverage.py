@@ -1,7 +1,7 @@
 """How much of a dataset a pose column sees: `python -m mtjax.data coverage`."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -77,26 +77,29 @@ def row(clips: Iterable[Clip], seen: dict[str, Seen]) -> tuple[str, ...]:
     frames = sum(s.frames for s in there)
     return (
         str(len(clips)),
-        _share(len(there), len(clips)),
-        _share(sum(s.people > 0 for s in there), len(clips)),
+        share(len(there), len(clips)),
+        share(sum(s.people > 0 for s in there), len(clips)),
         str(frames),
-        _share(sum(s.people for s in there), frames),
-        _share(sum(s.valid for s in there), frames),
+        share(sum(s.people for s in there), frames),
+        share(sum(s.valid for s in there), frames),
         str(sum(c.id not in seen or not seen[c.id].valid for c in clips)),
     )
 
 
-def _share(part: int, whole: int) -> str:
+def share(part: int, whole: int) -> str:
+    """ "3 (25.0%)"."""
     return f"{part} ({part / whole:.1%})" if whole else "0"
 
 
-def print_coverage(catalog: Catalog, seen: dict[str, Seen], title: str) -> None:
-    """A row for each split, then one for each class of each split."""
+def print_coverage(
+    catalog: Catalog, title: str, header: Sequence[str], row: Callable[[list[Clip]], Sequence[str]]
+) -> None:
+    """A row for each split, then one for each class of each split; `row` gives the cells of `header` for some clips."""
     members = {split: [c for c in catalog.clips if split in c.splits] for split in catalog.splits}
-    summary.print_table(title, ("split", *HEADER), [(s, *row(clips, seen)) for s, clips in members.items()])
+    summary.print_table(title, ("split", *header), [(s, *row(clips)) for s, clips in members.items()])
     rows = []
     for split, clips in members.items():
         for label in [*catalog.class_names, ""]:
             if of_label := [c for c in clips if c.label == label]:
-                rows.append((split, label or "(unlabelled)", *row(of_label, seen)))
-    summary.print_table("Classes", ("split", "class", *HEADER), rows, left=2)
+                rows.append((split, label or "(unlabelled)", *row(of_label)))
+    summary.print_table("Classes", ("split", "class", *header), rows, left=2)

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import io
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from mtjax.data import images
 from mtjax.data.one_column import OneColumn
 from mtjax.data.ragged import stack
 from mtjax.records import CorruptRecord
@@ -112,15 +112,15 @@ class Frames(OneColumn):
             if record is None:
                 continue
             rng = None if seeds is None else np.random.default_rng(seeds[i])
-            images = self._images(record)
+            stored = self._images(record)
             corner = MIDDLE if rng is None else tuple(rng.random(2))
-            for t, index in enumerate(frame_indices(len(images), self.frames, rng)):
-                out[i, t] = cut(images[index], self.size, self.short_side, corner)
+            for t, index in enumerate(frame_indices(len(stored), self.frames, rng)):
+                out[i, t] = cut(stored[index], self.size, self.short_side, corner)
         return {"frames": out} | observed
 
     def _images(self, record: tuple[dict, ...]) -> list[bytes]:
-        if images := record[0][self.field]:
-            return images
+        if stored := record[0][self.field]:
+            return stored
         raise CorruptRecord(f"column {self.column!r}, field {self.field!r}: a clip without an image")
 
     def prepare(self, batch, *, train: bool, key=None):
@@ -153,13 +153,9 @@ def cut(jpeg: bytes, size: int, short_side: int, corner: tuple[float, float]) ->
     Raises:
       CorruptRecord: not an image.
     """
-    try:
-        image = Image.open(io.BytesIO(jpeg))
+    with images.opened(jpeg) as image:
         side = min(image.size) * size / short_side
         left, top = ((extent - side) * at for extent, at in zip(image.size, corner, strict=True))
-        image = image.convert("RGB").resize(
-            (size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
+        return np.asarray(
+            image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
         )
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as e:
-        raise CorruptRecord(f"an image of {len(jpeg)} bytes cannot be decoded: {e}") from None
-    return np.asarray(image)
