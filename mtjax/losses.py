@@ -6,16 +6,16 @@ from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
-    logits: Float[Array, "b c"], labels: Int[Array, " b"], *, smoothing: float = 0.0, focal_gamma: float = 0.0
-) -> Float[Array, " b"]:
-    """Cross-entropy against integer labels; 0 for an unlabelled example (label -1).
+    logits: Float[Array, "*b c"], labels: Int[Array, "*b"], *, smoothing: float = 0.0, focal_gamma: float = 0.0
+) -> Float[Array, "*b"]:
+    """Cross-entropy against integer labels, of examples or of their clips [b k]; 0 where there is none (label -1).
 
     Args:
       smoothing: e of the target (1 - e) + e / c on the label and e / c elsewhere (Szegedy et al. 2016, Sec. 7).
       focal_gamma: weights an example by (1 - p_label) ** gamma (Lin et al. 2017, Eq. 4).
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    at_label = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
+    at_label = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     loss = -(1.0 - smoothing) * at_label - smoothing * log_p.mean(-1)
     if focal_gamma:
         loss = loss * (1.0 - jnp.exp(at_label)) ** focal_gamma
@@ -52,6 +52,6 @@ def squared_error(predictions: Float[Array, "b c"], targets: Float[Array, "b c"]
     return jnp.square(predictions.astype(jnp.float32) - targets).mean(-1)
 
 
-def weighted_mean(values: Float[Array, " b"], weights: Float[Array, " b"]) -> Float[Array, ""]:
+def weighted_mean(values: Float[Array, "*b"], weights: Float[Array, "*b"]) -> Float[Array, ""]:
     """0 when all weights are 0: a batch of padding has no gradient."""
     return (values * weights).sum() / jnp.maximum(weights.sum(), 1e-8)
