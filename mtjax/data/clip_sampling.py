@@ -29,6 +29,16 @@ def random_starts(stored: int, extent: int, clips: int, rng: np.random.Generator
     return rng.integers(0, max(stored - extent, 0) + 1, clips)
 
 
+def ordered_starts(stored: int, extent: int, clips: int, gap: int, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    """int64 [clips]: one after the other, `gap` items between them, from a random start (VCOP); and True. Of a video that is
+    too short for this the evenly spaced ones, which may overlap, and False."""
+    distance = extent + gap
+    room = stored - (distance * (clips - 1) + extent)
+    if room < 0:
+        return even_starts(stored, extent, clips), False
+    return rng.integers(0, room + 1) + distance * np.arange(clips, dtype=np.int64), True
+
+
 def items(starts: np.ndarray, frames: int, stride: int, stored: int) -> np.ndarray:
     """int64 [clips frames]: which of the `stored` items each clip shows; behind the last comes the first."""
     return (starts[:, None] + stride * np.arange(frames)) % stored

@@ -156,8 +156,13 @@ class Classify:
     def _said(self, batch: Batch, logits: Float[Array, "*b c"], embedding: Float[Array, "*b d"]) -> dict[str, Array]:
         said = {}
         if logits.ndim == 3:
-            said = {"probs_mean": jax.nn.softmax(logits).mean(1), "clip_embedding": embedding}
-            logits, embedding = logits.mean(1), embedding.mean(1)
+            # Views that only fill the batch have no time; a video of which nothing is seen has padding alone.
+            real = jnp.ones(logits.shape[:2]) if "centre_s" not in batch else batch["centre_s"] >= 0
+            real = real.astype(jnp.float32)
+            share = (real / jnp.maximum(real.sum(1, keepdims=True), 1.0))[..., None]
+            said = {"probs_mean": (share * jax.nn.softmax(logits)).sum(1), "clip_embedding": embedding}
+            logits, embedding = (share * logits).sum(1), (share * embedding).sum(1)
+            said |= {k: batch[k] for k in ("centre_s",) if k in batch}
         if "observed" in batch:
             said["observed"] = batch["observed"]
             logits = jnp.where(batch["observed"][:, None], logits, 0.0)
