@@ -23,8 +23,8 @@ def cross_entropy(
 
 
 def soft_cross_entropy(
-    logits: Float[Array, "b c"], target: Float[Array, "b c"], *, temperature: float = 1.0
-) -> Float[Array, " b"]:
+    logits: Float[Array, "*b c"], target: Float[Array, "*b c"], *, temperature: float = 1.0
+) -> Float[Array, "*b"]:
     """Cross-entropy against a teacher's probabilities; at temperature T both sides are softened (p^(1/T), renormalised)
     and the result is multiplied by T², which keeps the size of the gradient (Hinton et al. 2015, Sec. 2)."""
     return -(_softened(target, temperature) * jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)).sum(-1) * (
@@ -33,21 +33,21 @@ def soft_cross_entropy(
 
 
 def kl_divergence(
-    logits: Float[Array, "b c"], target: Float[Array, "b c"], *, temperature: float = 1.0
-) -> Float[Array, " b"]:
+    logits: Float[Array, "*b c"], target: Float[Array, "*b c"], *, temperature: float = 1.0
+) -> Float[Array, "*b"]:
     """`soft_cross_entropy` less the teacher's own entropy: the same gradient, and 0 where the student agrees."""
     soft = _softened(target, temperature)
     entropy = -(soft * jnp.log(jnp.maximum(soft, 1e-30))).sum(-1) * temperature**2
     return soft_cross_entropy(logits, target, temperature=temperature) - entropy
 
 
-def _softened(probs: Float[Array, "b c"], temperature: float) -> Float[Array, "b c"]:
+def _softened(probs: Float[Array, "*b c"], temperature: float) -> Float[Array, "*b c"]:
     if temperature == 1.0:
         return probs
     return jax.nn.softmax(jnp.log(jnp.maximum(probs, 1e-30)) / temperature)
 
 
-def squared_error(predictions: Float[Array, "b c"], targets: Float[Array, "b c"]) -> Float[Array, " b"]:
+def squared_error(predictions: Float[Array, "*b c"], targets: Float[Array, "*b c"]) -> Float[Array, "*b"]:
     """Mean over targets of the squared difference (PyTorch's MSELoss before its mean over the batch)."""
     return jnp.square(predictions.astype(jnp.float32) - targets).mean(-1)
 
