@@ -28,12 +28,12 @@ class Segments(NamedTuple):
     """Segments of many videos, one after the other.
 
     Attributes:
-      clip: row of the video in the catalog, int64 [s]. feature: float32 [s d]. end_frame: int32 [s], see `segments.ends`.
+      clip: row of the video in the catalog, int64 [s]. feature: float32 [s d]. start_s: float32 [s], see `segments.starts`.
     """
 
     clip: np.ndarray
     feature: np.ndarray
-    end_frame: np.ndarray
+    start_s: np.ndarray
 
 
 def read_segments(
@@ -41,10 +41,10 @@ def read_segments(
 ) -> Segments:
     """
     Args:
-      field: [d], one clip a video, or [n d], its clips in time order; then `centre_frame` [n] says where they are.
+      field: [d], one clip a video, or [n d], its clips in time order; then `centre_s` [n] says where they are.
 
     Raises:
-      columns.ColumnError: no such field, another shape, or clips without `centre_frame`.
+      columns.ColumnError: no such field, another shape, or clips without `centre_s`.
     """
     schema = column.spec.schema
     if field not in schema or len(schema[field].shape) not in (1, 2):
@@ -52,24 +52,24 @@ def read_segments(
             f"column {column.spec.name!r}: --field={field} has to be [d] or [n d], it has {schema}"
         )
     dense = len(schema[field].shape) == 2
-    if dense and "centre_frame" not in schema:
+    if dense and "centre_s" not in schema:
         raise columns.ColumnError(
-            f"column {column.spec.name!r} has several features a video and no centre_frame; write it with "
+            f"column {column.spec.name!r} has several features a video and no centre_s; write it with "
             "`python -m mtjax.predict … --dense`"
         )
     has_record = np.flatnonzero(column.rows(c.id for c in catalog.clips) >= 0)
-    clip, feature, end = [], [], []
+    clip, feature, start = [], [], []
     for rows in np.array_split(has_record, max(1, -(-len(has_record) // BLOCK))):
         for row, record in zip(rows, column.read(column.rows(catalog.clips[r].id for r in rows)), strict=True):
             values = np.asarray(record[field], np.float32).reshape(-1, schema[field].shape[-1])
-            centre = np.asarray(record["centre_frame"] if dense else [0], np.int64)
+            centre = np.asarray(record["centre_s"] if dense else [0], np.float64)
             segment = segments.segments(values, granularity, percentile=percentile)
             feature.append(segments.means(values, segment))
-            end.append(segments.ends(centre, segment))
-            clip.append(np.full(len(end[-1]), row))
+            start.append(segments.starts(centre, segment))
+            clip.append(np.full(len(start[-1]), row))
     if not feature:
         raise columns.ColumnError(f"column {column.spec.name!r} has no record of any clip of {catalog.root}")
-    return Segments(np.concatenate(clip), np.concatenate(feature), np.concatenate(end))
+    return Segments(np.concatenate(clip), np.concatenate(feature), np.concatenate(start))
 
 
 def points_to_fit(catalog: Catalog, found: Segments, splits: Iterable[str], *, limit: int, seed: int) -> np.ndarray:
@@ -131,17 +131,17 @@ def summary(catalog: Catalog, found: Segments, label: np.ndarray, k: int) -> dic
 def write(
     catalog: Catalog, directory: Path, spec: columns.Spec, found: Segments, label: np.ndarray, distance: np.ndarray
 ):
-    """The column: `label`, `end_frame` and `distance` (squared, to the centroid) of each segment of a video."""
-    starts = np.flatnonzero(np.diff(found.clip, prepend=-1))
+    """The column: `label`, `start_s` and `distance` (squared, to the centroid) of each segment of a video."""
+    first = np.flatnonzero(np.diff(found.clip, prepend=-1))
     parts = dict(
-        zip((catalog.clips[found.clip[s]].id for s in starts), np.split(np.arange(len(label)), starts[1:]), strict=True)
+        zip((catalog.clips[found.clip[s]].id for s in first), np.split(np.arange(len(label)), first[1:]), strict=True)
     )
     for shard, ids in column_writer.pending(directory, spec, list(parts)).items():
         with column_writer.shard_writer(directory, spec, shard, ids) as writer:
             for clip_id in ids:
                 rows = parts[clip_id]
                 writer.write(
-                    clip_id, {"label": label[rows], "end_frame": found.end_frame[rows], "distance": distance[rows]}
+                    clip_id, {"label": label[rows], "start_s": found.start_s[rows], "distance": distance[rows]}
                 )
     return column_writer.finish(directory)
 
@@ -178,7 +178,7 @@ def cluster(
     }  # fmt: skip
     schema = {
         "label": records.Feature("int32", (-1,)),
-        "end_frame": records.Feature("int32", (-1,)),
+        "start_s": records.Feature("float32", (-1,)),
         "distance": records.Feature("float32", (-1,)),
     }
     spec = columns.Spec(column, schema, 1 + len(catalog.clips) // 20_000, "mtjax.cluster", parameters=made)

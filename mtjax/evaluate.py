@@ -85,7 +85,7 @@ def save_rows(workdir: Path, name: str, rows: Rows) -> None:
     """Keeps an eval's rows (without embeddings) for the report."""
     if jax.process_index() == 0:
         (workdir / ROWS).mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(workdir / ROWS / f"{name}.npz", **{k: v for k, v in rows.items() if k != "embedding"})
+        np.savez_compressed(workdir / ROWS / f"{name}.npz", **{k: v for k, v in rows.items() if "embedding" not in k})
 
 
 def check_overlap(experiment: Experiment, train_ids: list[str], split: str, allow: bool) -> int:

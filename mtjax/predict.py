@@ -2,6 +2,7 @@
 
 python -m mtjax.predict WORKDIR VIDEO [VIDEO …] [--out=DIR]
 python -m mtjax.predict WORKDIR --root=DATASET --column=movt.probs [--splits=train,test] [--fields=probs,embedding]
+python -m mtjax.predict WORKDIR --root=DATASET --column=mplg.embedding --dense=16        # of every clip of a video
 """
 
 import argparse
@@ -35,11 +36,14 @@ def write_column(
     fields: Sequence[str],
     *,
     copies: int = 0,
+    dense: bool = False,
 ) -> columns.Index:
     """Predicts every clip of some splits (all clips for ()) and writes a column, shard by shard; a killed run goes on.
 
     Args:
       copies: augmented views beside the one that evaluation sees, which comes first: fields are [1 + copies, …] then.
+      dense: of data with `dense` views, write each clip's `embedding` [n d] and the time of its middle, `centre_s` [n],
+        instead of `fields`.
 
     A clip that shows nothing (`observed` False) gets no record and is listed in failures.jsonl: a teacher has nothing to
     say about it.
@@ -50,14 +54,16 @@ def write_column(
     wanted = splits or list(data.catalog.splits)
     clips = np.unique(np.concatenate([data.rows(split) for split in wanted]))
     row_of = {data.catalog.clips[row].id: row for row in clips}
-    schema = _output_schema(experiment, fields, copies)
+    schema = _dense_schema(experiment) if dense else _output_schema(experiment, fields, copies)
     made_of = {"config": config_hash(experiment.config), "step": meta["step"], "splits": list(wanted)}
     spec = columns.Spec(
         name=name,
         schema=schema,
         num_shards=max(1, -(-len(clips) * (1 + copies) // RECORDS_PER_SHARD)),
         producer="mtjax.predict",
-        parameters=made_of | {"copies": copies, "class_names": meta["class_names"]},
+        parameters=made_of
+        | {"copies": copies, "class_names": meta["class_names"]}
+        | ({"dense": data.dense} if dense else {}),
         weights=meta["seal"][:16],
     )
     directory = column_writer.create(data.root, spec)
@@ -85,18 +91,37 @@ def _write_rows(
         if "observed" in centre and not centre["observed"][i]:
             writer.fail(clip_id, "predict", "the clip shows nothing")
             continue
+        if "centre_s" in schema:
+            real = centre["centre_s"][i] >= 0
+            writer.write(
+                clip_id, {"embedding": centre["clip_embedding"][i][real], "centre_s": centre["centre_s"][i][real]}
+            )
+            continue
         values = {f: np.stack([view[f][i] for view in views]).astype(np.float32) for f in schema}
         writer.write(clip_id, values if len(views) > 1 else {f: v[0] for f, v in values.items()})
 
 
 def _output_schema(experiment: Experiment, fields: Sequence[str], copies: int) -> dict[str, records.Feature]:
-    """Field → feature of what the task predicts, without running it."""
-    fake = experiment.data.read(np.zeros(experiment.train.batch, np.int64), np.zeros(experiment.train.batch, bool))
-    shapes = jax.eval_shape(experiment.program.predict_step, experiment.program.shapes, fake)
+    """Field → feature."""
+    shapes = _outputs(experiment)
     if unknown := sorted(set(fields) - set(shapes)):
         raise ConfigError(f"--fields: {unknown} are not among the task's outputs {sorted(shapes)}")
     views = (1 + copies,) if copies else ()
     return {name: records.Feature("float32", (*views, *shapes[name].shape[1:])) for name in fields}
+
+
+def _dense_schema(experiment: Experiment) -> dict[str, records.Feature]:
+    shapes = _outputs(experiment)
+    if not {"clip_embedding", "centre_s"} <= set(shapes):
+        raise ConfigError(f"--dense: this run's data has no clips of a video, its outputs are {sorted(shapes)}")
+    width = shapes["clip_embedding"].shape[-1]
+    return {"embedding": records.Feature("float32", (-1, width)), "centre_s": records.Feature("float32", (-1,))}
+
+
+def _outputs(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the task predicts, without running it."""
+    fake = experiment.data.read(np.zeros(experiment.train.batch, np.int64), np.zeros(experiment.train.batch, bool))
+    return jax.eval_shape(experiment.program.predict_step, experiment.program.shapes, fake)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,6 +147,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--copies", type=int, default=0, help="augmented views beside the central one (see write_column)"
     )
+    parser.add_argument(
+        "--dense", type=int, default=0, help="write the embedding of each clip, begun so many items apart, and its time"
+    )
     parser.add_argument("--cache", default="", help="config.data.cache for this prediction (default: the run's)")
     parser.add_argument("--batch", type=int, default=0, help="clips at once (default: the run's)")
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
@@ -130,10 +158,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give either VIDEO files or --column=NAME")
     try:
         if args.column:
-            changed = {k: getattr(args, k) for k in ("root", "cache") if getattr(args, k)}
+            changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
             loaded = load(args.workdir, step=args.step, overrides=changed, batch=args.batch)
             splits = [s for s in args.splits.split(",") if s]
-            index = write_column(*loaded, args.column, splits, args.fields.split(","), copies=args.copies)
+            index = write_column(
+                *loaded, args.column, splits, args.fields.split(","), copies=args.copies, dense=bool(args.dense)
+            )
             if index is not None:
                 print(
                     f"column {args.column!r}: {len(index.ids)} records in {columns.column_dir(loaded[0].data.root, args.column)}"

@@ -42,8 +42,7 @@ def means(features: Float[np.ndarray, "n d"], segment: Int[np.ndarray, " n"]) ->
     return (np.add.reduceat(features, first, axis=0) / count[:, None]).astype(np.float32)
 
 
-def ends(centre_frame: Int[np.ndarray, " n"], segment: Int[np.ndarray, " n"]) -> Int[np.ndarray, " s"]:
-    """The frame before which each segment ends: the middle between two clips' centres; the last one never ends."""
+def starts(centre_s: Float[np.ndarray, " n"], segment: Int[np.ndarray, " n"]) -> Float[np.ndarray, " s"]:
+    """When each segment begins, float32 seconds: the first at 0, others in the middle between two clips' centres."""
     last = np.flatnonzero(np.diff(segment))
-    middle = (centre_frame[last] + centre_frame[last + 1] + 1) // 2
-    return np.append(middle, np.iinfo(np.int32).max).astype(np.int32)
+    return np.concatenate([[0.0], (centre_s[last] + centre_s[last + 1]) / 2]).astype(np.float32)

@@ -114,8 +114,8 @@ def test_granularities_by_hand():
     assert segments.segments(features[:2], "thirds").tolist() == [0, 1]
     assert segments.segments(features, "video").tolist() == [0] * 7
     np.testing.assert_allclose(segments.means(features, thirds), [[2, 3], [7, 8], [11, 12]])
-    centres = 8 + 16 * np.arange(7)
-    assert segments.ends(centres, thirds).tolist() == [48, 80, np.iinfo(np.int32).max]
+    centres = 8.0 + 16.0 * np.arange(7)
+    assert segments.starts(centres, thirds).tolist() == [0.0, 48.0, 80.0]
     with pytest.raises(ValueError, match="granularity 'frame'"):
         segments.segments(features, "frame")
 
@@ -148,11 +148,11 @@ def root(tmp_path):
             dense = rng.normal(size=(4, 3)).astype(np.float32) * 0.1
             dense[:, 0] += 10.0 * (i % 2)
             values[f"{split}-{i:03}"] = dense
-    centre = {i: (8 + 16 * np.arange(4)).astype(np.int32) for i in values}
+    centre = {i: (8 + 16 * np.arange(4)).astype(np.float32) for i in values}
     columns_of = {
         "dense": {
             "embedding": (records.Feature("float32", (-1, 3)), values),
-            "centre_frame": (records.Feature("int32", (-1,)), centre),
+            "centre_s": (records.Feature("float32", (-1,)), centre),
         },
         "whole": {"embedding": (records.Feature("float32", (3,)), {i: v.mean(0) for i, v in values.items()})},
         "views": {"embedding": (records.Feature("float32", (4, 3)), values)},
@@ -172,10 +172,10 @@ def test_the_column_labels_every_clip_that_has_features(root, granularity, each)
     column = Column(root, "pseudo.a")
     assert len(column) == 16 and column.spec.parameters["class_names"] == ["cluster 0000", "cluster 0001"]
     for record in column.read(list(range(16))):
-        assert len(record["label"]) == len(record["end_frame"]) == len(record["distance"]) == each
-        assert len(set(record["label"].tolist())) == 1 and record["end_frame"][-1] == np.iinfo(np.int32).max
+        assert len(record["label"]) == len(record["start_s"]) == len(record["distance"]) == each
+        assert len(set(record["label"].tolist())) == 1 and record["start_s"][0] == 0.0
     if granularity == "clip":
-        assert record["end_frame"][:3].tolist() == [16, 32, 48]
+        assert record["start_s"].tolist() == [0.0, 16.0, 32.0, 48.0]
     assert json.loads((column.directory / "clusters.json").read_text()) == facts
 
 
@@ -199,7 +199,7 @@ def test_another_request_needs_another_name_and_the_same_is_done(root):
     with pytest.raises(ColumnError, match="begun differently"):
         run(root, seed=1)
     assert run(root, k=3, overwrite=True)["clusters"] == 3
-    with pytest.raises(ColumnError, match="no centre_frame"):
+    with pytest.raises(ColumnError, match="no centre_s"):
         run(root, features="views", column="pseudo.b")
     with pytest.raises(ColumnError, match="--field=probs"):
         run(root, field="probs", column="pseudo.b")

@@ -13,6 +13,7 @@ from mtjax.evaluate import load, predict_rows
 from mtjax.experiment import Experiment
 from mtjax.models.frozen import Frozen
 from mtjax.tasks.distill import Distill
+from mtjax.types import Teacher
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -280,3 +281,36 @@ def test_a_student_has_one_teacher_of_its_own_classes(taught, tmp_path):
     misplaced["data"] = misplaced["data"] | {"student": {"name": "features.Features", "train": "test"}}
     with pytest.raises(ValueError, match=r"config.data.student: \['train'\] belong into config.data itself"):
         Experiment(misplaced)
+
+
+# Features.
+
+
+def frozen(width: int) -> nnx.Module:
+    return Frozen(width=width, rngs=nnx.Rngs(0))
+
+
+def says(module, batch) -> dict[str, jax.Array]:
+    probs = jnp.full((len(batch["shown"]), 2), 0.5)
+    return {"probs": probs, "embedding": batch["shown"], "observed": batch["observed"]}
+
+
+GUIDE = Teacher(lambda key: frozen(2), {}, says, ("walk", "run"))  # its embedding is in the batch
+
+
+def test_mf9_features_are_matched_by_the_mean_over_batch_and_features():
+    seen, shown = np.float32([[1, 2], [0, 0]]), np.float32([[0, 2], [1, 1]])
+    batch = {k: v[:2] for k, v in lesson().items()} | {"features": jnp.asarray(seen), "shown": jnp.asarray(shown)}
+
+    def loss_of(batch=batch, **options):
+        task = Distill(num_classes=3, teacher=GUIDE, beta=0.0, match=50.0, **options)
+        loss, scalars = task.loss(task.assemble(frozen(2), rngs=nnx.Rngs(0)), batch, rngs=nnx.Rngs(0))
+        return float(loss), scalars
+
+    loss, scalars = loss_of(alpha=0.0)
+    assert loss == pytest.approx(37.5, abs=1e-4) and "soft" not in scalars  # the teacher's classes do not matter
+    assert loss_of(batch | {"taught": jnp.array([True, False])}, alpha=0.0)[0] == pytest.approx(25.0, abs=1e-4)
+    both, scalars = loss_of(alpha=1.0)
+    assert both == pytest.approx(float(scalars["hard"]) + 37.5, abs=1e-4)
+    with pytest.raises(ValueError, match=r"task.match: the student's embedding is \(2, 2\), the teacher's \(2, 1\)"):
+        loss_of(batch | {"shown": jnp.asarray(shown[:, :1])})

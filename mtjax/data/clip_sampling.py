@@ -25,8 +25,22 @@ def even_starts(stored: int, extent: int, clips: int) -> np.ndarray:
 
 
 def random_starts(stored: int, extent: int, clips: int, rng: np.random.Generator) -> np.ndarray:
-    """int64 [clips]: independent of each other, each possible start as likely."""
-    return rng.integers(0, max(stored - extent, 0) + 1, clips)
+    """int64 [clips]: independent of each other, each possible start as likely.
+
+    Shares of the video are drawn, so that flow, which has one item less, begins with the same draws where RGB does, or one
+    item earlier.
+    """
+    return (rng.random(clips) * (max(stored - extent, 0) + 1)).astype(np.int64)
+
+
+def ordered_starts(stored: int, extent: int, clips: int, gap: int, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    """int64 [clips]: one after the other, `gap` items between them, from a random start (VCOP); and True. Of a video that is
+    too short for this the evenly spaced ones, which may overlap, and False."""
+    distance = extent + gap
+    room = stored - (distance * (clips - 1) + extent)
+    if room < 0:
+        return even_starts(stored, extent, clips), False
+    return int(rng.random() * (room + 1)) + distance * np.arange(clips, dtype=np.int64), True
 
 
 def items(starts: np.ndarray, frames: int, stride: int, stored: int) -> np.ndarray:

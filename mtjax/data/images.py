@@ -4,9 +4,13 @@ import contextlib
 import io
 from collections.abc import Iterator
 
+import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from mtjax.records import CorruptRecord
+
+JPEG = b"\xff\xd8"
 
 
 @contextlib.contextmanager
@@ -20,3 +24,28 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
         yield Image.open(io.BytesIO(encoded))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as e:
         raise CorruptRecord(f"an image of {len(encoded)} bytes cannot be decoded: {e}") from None
+
+
+def decode(encoded: bytes, colours: str, *, at_least: tuple[int, int]) -> np.ndarray:
+    """uint8 [h w 3] for "RGB", [h w 1] for "GRAY". A JPEG larger than `at_least` (h, w) may come smaller, down
+    to that, from its decoder, which is faster than decoding all of it.
+
+    Raises:
+      CorruptRecord: it is no image, or a broken one.
+    """
+    if encoded[:2] == JPEG:
+        height, width = at_least
+        try:
+            return simplejpeg.decode_jpeg(encoded, colours, min_height=height, min_width=width)
+        except ValueError as e:
+            raise CorruptRecord(f"an image of {len(encoded)} bytes cannot be decoded: {e}") from None
+    with opened(encoded) as image:
+        pixels = np.asarray(image.convert({"GRAY": "L"}.get(colours, colours)))
+        return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+    """uint8 [h w c]: a box (left, top, right, bottom) of an image, brought to `size` (w, h) with antialiasing."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    out = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))
+    return out.reshape(*out.shape[:2], -1)

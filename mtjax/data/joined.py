@@ -11,6 +11,8 @@ from mtjax import lookup
 from mtjax.data.columns import Column
 from mtjax.data.pipeline import Data
 
+TIMES = ("centre_s", "in_order")  # of clips; drawn with the same seeds, they are the student's for both
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Joined(Data):
@@ -89,7 +91,9 @@ class Joined(Data):
         return both | {"taught": both.get("taught", True) & both.pop("recorded")}
 
     def _merge(self, student: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
-        renamed = {("taught" if k == "observed" else k): v for k, v in watched.items()}
+        renamed = {
+            ("taught" if k == "observed" else k): v for k, v in watched.items() if k not in student or k not in TIMES
+        }
         if both := sorted(set(student) & set(renamed)):
             raise ValueError(f"config.data: student and watched both give {both}")
         return dict(student) | renamed

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from mtjax import losses
 from mtjax.models.layers import Dropout
@@ -33,15 +33,22 @@ class Classifier(nnx.Module):
 
     def __call__(
         self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
-    ) -> tuple[Float[Array, "b c"], Float[Array, "b d"]]:
-        """Logits and the backbone's embedding, both float32."""
+    ) -> tuple[Float[Array, "*b c"], Float[Array, "*b d"]]:
+        """Logits and the backbone's embedding, both float32; [b k …] of data with k clips a video."""
         embedding = self.backbone(batch, train=train, rngs=rngs).astype(jnp.float32)
         return self.head(self.below_head(embedding, train=train, rngs=rngs)), embedding
 
-    def below_head(self, embedding: Float[Array, "b d"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "b e"]:
+    def below_head(
+        self, embedding: Float[Array, "*b d"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> Float[Array, "*b e"]:
         if self.hidden is None:
             return embedding
         return self.dropout(nnx.relu(self.hidden(embedding)), train=train, rngs=rngs)
+
+
+def of_clips(values: Shaped[Array, "*b"], shape: tuple[int, ...]) -> Shaped[Array, "*shape"]:
+    """Values [b] of videos for each of their clips [b k]; values that are of clips already, or [b] for [b], as they are."""
+    return jnp.broadcast_to(values.reshape(*values.shape, *(1,) * (len(shape) - values.ndim)), shape)
 
 
 class Classify:
@@ -107,22 +114,34 @@ class Classify:
         return Classifier(model, self.num_classes, hidden=self.hidden, dropout=self.dropout, rngs=rngs)
 
     def loss(self, model: Classifier, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
-        """Mean cross-entropy over labelled valid examples, and top-1 in % of the training batch."""
+        """Mean cross-entropy over labelled valid examples, and top-1 in % of the training batch.
+
+        Of k clips a video the mean over the clips' own losses (MotionFit, Eq. 1; MF-1), not the loss of their mean."""
         logits, _ = model(batch, train=True, rngs=rngs)
-        labels = batch["label"]
-        weight = (batch["valid"] & (labels >= 0) & batch.get("observed", True)).astype(jnp.float32)
+        loss, right = self.per_clip(logits, batch, batch["label"])
+        if self.penalty:
+            loss = loss + 0.5 * self.penalty * jnp.square(model.head.kernel[...]).sum()
+        return loss, {"top1": right}
+
+    def per_clip(
+        self, logits: Float[Array, "*b c"], batch: Batch, labels: Int[Array, "*labels"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Mean loss and top-1 in % of labelled valid examples or clips; `labels` [b] are of all clips of a video."""
+        labels = of_clips(labels, logits.shape[:-1])
+        seen = of_clips(batch["valid"] & batch.get("observed", True), labels.shape)
+        weight = (seen & (labels >= 0)).astype(jnp.float32)
         adjusted = logits + jnp.asarray(self.log_prior)
         per_example = losses.cross_entropy(
             adjusted, labels, smoothing=self.label_smoothing, focal_gamma=self.focal_gamma
         ) * jnp.take(jnp.asarray(self.class_weight), jnp.maximum(labels, 0))
         right = (logits.argmax(-1) == labels).astype(jnp.float32)
-        loss = losses.weighted_mean(per_example, weight)
-        if self.penalty:
-            loss = loss + 0.5 * self.penalty * jnp.square(model.head.kernel[...]).sum()
-        return loss, {"top1": 100.0 * losses.weighted_mean(right, weight)}
+        return losses.weighted_mean(per_example, weight), 100.0 * losses.weighted_mean(right, weight)
 
     def predict(self, model: Classifier, batch: Batch) -> Mapping[str, Array]:
         """`logits` and `probs` [b c], `embedding` [b d], and the `loss` [b] of each labelled example.
+
+        Of k clips a video, `logits` and `embedding` are means over its clips, `probs` of the mean logits (VCOP); `probs_mean`
+        are the mean of the clips' probabilities, and `clip_embedding` [b k d] the clips' own.
 
         For data that says so, `observed` [b]: a clip that shows nothing gets equal probabilities and counts as an error.
         Of a backbone that is `types.Attending`, also the `attention` [b t] and `row_frame` [b t] of its rows.
@@ -134,12 +153,23 @@ class Classify:
             return self._said(batch, logits, embedding) | dict(attention)
         return self._said(batch, *model(batch, train=False))
 
-    def _said(self, batch: Batch, logits: Float[Array, "b c"], embedding: Float[Array, "b d"]) -> dict[str, Array]:
+    def _said(self, batch: Batch, logits: Float[Array, "*b c"], embedding: Float[Array, "*b d"]) -> dict[str, Array]:
         said = {}
+        if logits.ndim == 3:
+            # Views that only fill the batch have no time; a video of which nothing is seen has padding alone.
+            real = jnp.ones(logits.shape[:2]) if "centre_s" not in batch else batch["centre_s"] >= 0
+            real = real.astype(jnp.float32)
+            share = (real / jnp.maximum(real.sum(1, keepdims=True), 1.0))[..., None]
+            said = {"probs_mean": (share * jax.nn.softmax(logits)).sum(1), "clip_embedding": embedding}
+            logits, embedding = (share * logits).sum(1), (share * embedding).sum(1)
+            said |= {k: batch[k] for k in ("centre_s",) if k in batch}
         if "observed" in batch:
             said["observed"] = batch["observed"]
             logits = jnp.where(batch["observed"][:, None], logits, 0.0)
-        loss = losses.cross_entropy(logits, batch["label"])
+            if "probs_mean" in said:
+                said["probs_mean"] = jnp.where(batch["observed"][:, None], said["probs_mean"], 1.0 / self.num_classes)
+        label = batch["label"] if batch["label"].ndim == 1 else batch["label"][:, 0]
+        loss = losses.cross_entropy(logits, label)
         return {"logits": logits, "probs": jax.nn.softmax(logits), "embedding": embedding, "loss": loss} | said
 
     def saliency(self, model: Classifier, batch: Batch, label: Int[Array, " b"]) -> Float[Array, "b n"]:

@@ -1,4 +1,4 @@
-"""Soft labels of a teacher beside a few hard ones ("Size Doesn't Matter", Sec. 4.3; Hinton et al. 2015)."""
+"""A teacher's soft labels or features beside hard labels ("Size Doesn't Matter", Sec. 4.3; MERS and MARS, Crasto et al. 2019)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mtjax import losses
-from mtjax.tasks.classify import Classifier, Classify
+from mtjax.tasks.classify import Classifier, Classify, of_clips
 from mtjax.types import Batch, Params, Scalars, Teacher
 
 if TYPE_CHECKING:
@@ -48,9 +48,11 @@ class Student(Classifier):
 
 
 class Distill(Classify):
-    """`config.task` for a student with a teacher: alpha · L_sup over the labelled clips + beta · L_weak over the taught ones.
+    """`config.task` for a student with a teacher: alpha · L_sup over the labelled clips + beta · L_weak over the taught ones
+    + match · the mean squared difference of both embeddings.
 
-    The teacher is a column (`data.teacher`), or a module that sees the same batch, frozen inside the student's state.
+    MERS is alpha=0.0, beta=0.0, match=50.0 with a frozen teacher of flow, MARS the same with alpha=1.0 (motionfit.md §9). The
+    teacher is a column (`data.teacher`), or a module that sees the same batch, frozen inside the student's state.
     """
 
     trainable = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("teacher")))
@@ -70,6 +72,7 @@ class Distill(Classify):
         divergence: str = "cross_entropy",
         heads: int = 1,
         rule: str = "mean",
+        match: float = 0.0,
     ):
         """
         Args:
@@ -79,6 +82,7 @@ class Distill(Classify):
           heads: 1, or 2 separate ones as in the paper.
           rule: what two heads predict together: "mean" of their probabilities, the renormalised "geometric" mean, "sup"
             or "weak" alone. The paper does not say; `predict` gives all of them.
+          match: of features, which needs a frozen teacher whose embedding is as wide as the student's.
 
         Raises:
           ValueError: no teacher, two of them, or one of other classes.
@@ -96,7 +100,10 @@ class Distill(Classify):
         self.teacher = teacher or None
         if data and bool(data.teacher) == bool(teacher):
             raise ValueError("config: Distill needs either data.teacher (a column) or task.teacher (a workdir)")
-        if data and self.teacher and self.teacher.class_names != tuple(data.class_names):
+        self.match = match
+        if match and data and not teacher:
+            raise ValueError("config.task.match: features come from a frozen teacher (task.teacher), not from a column")
+        if data and self.teacher and beta and self.teacher.class_names != tuple(data.class_names):
             raise ValueError(
                 f"config.task.teacher was trained on {self.teacher.class_names[:5]} …, {data.root} has {data.class_names[:5]} …"
             )
@@ -112,34 +119,38 @@ class Distill(Classify):
             rngs=rngs,
         )  # fmt: skip
 
-    def lesson(self, model: Student, batch: Batch) -> tuple[Float[Array, "b c"], Bool[Array, " b"]]:
-        """The teacher's probabilities and whether it has any for a clip."""
+    def lesson(self, model: Student, batch: Batch) -> tuple[Mapping[str, Array], Bool[Array, " b"]]:
+        """What the teacher says (its `probs` at least) and whether it says anything of a clip."""
         if self.teacher is None:
-            return batch["teacher"], batch["taught"]
+            return {"probs": batch["teacher"]}, batch["taught"]
         sees = dict(batch) | ({"observed": batch["taught"]} if "taught" in batch else {})
-        said = self.teacher.predict(model.teacher, sees)
-        taught = jnp.broadcast_to(said.get("observed", True), batch["valid"].shape)
-        return jax.lax.stop_gradient(said["probs"]), taught
+        said = jax.lax.stop_gradient(dict(self.teacher.predict(model.teacher, sees)))
+        return said, jnp.broadcast_to(said.get("observed", True), batch["valid"].shape)
 
     def loss(self, model: Student, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
-        """The weighted sum of both means; logs each, top-1 in % of the labelled clips and agreement with the teacher in %."""
-        supervised, weak, _ = model.both(batch, train=True, rngs=rngs)
-        probs, taught = self.lesson(model, batch)
-        seen = batch["valid"] & batch.get("observed", True)
-        labelled = (seen & (batch["label"] >= 0)).astype(jnp.float32)
-        taught = (seen & taught).astype(jnp.float32)
-        hard = losses.weighted_mean(
-            losses.cross_entropy(supervised, batch["label"], smoothing=self.label_smoothing), labelled
-        )
-        soft = losses.weighted_mean(self.divergence(weak, probs, temperature=self.temperature), taught)
-        right = (supervised.argmax(-1) == batch["label"]).astype(jnp.float32)
-        agrees = (weak.argmax(-1) == probs.argmax(-1)).astype(jnp.float32)
-        return self.alpha * hard + self.beta * soft, {
-            "hard": hard,
-            "soft": soft,
-            "top1": 100.0 * losses.weighted_mean(right, labelled),
-            "agreement": 100.0 * losses.weighted_mean(agrees, taught),
-        }
+        """The weighted sum of the means; logs each that counts, top-1 in % of the labelled clips and agreement with the
+        teacher in %."""
+        supervised, weak, embedding = model.both(batch, train=True, rngs=rngs)
+        said, taught = self.lesson(model, batch)
+        taught = batch["valid"] & batch.get("observed", True) & taught
+        hard, right = self.per_clip(supervised, batch, batch["label"])
+        total, scalars = self.alpha * hard, {"hard": hard, "top1": right}
+        weight = of_clips(taught, weak.shape[:-1]).astype(jnp.float32)
+        if self.beta:
+            probs = said["probs"] if weak.ndim == 2 else jnp.broadcast_to(said["probs"][:, None], weak.shape)
+            soft = losses.weighted_mean(self.divergence(weak, probs, temperature=self.temperature), weight)
+            agrees = (weak.argmax(-1) == probs.argmax(-1)).astype(jnp.float32)
+            total = total + self.beta * soft
+            scalars |= {"soft": soft, "agreement": 100.0 * losses.weighted_mean(agrees, weight)}
+        if self.match:
+            shown = said["embedding" if embedding.ndim == 2 else "clip_embedding"].astype(jnp.float32)
+            if shown.shape != embedding.shape:
+                raise ValueError(
+                    f"config.task.match: the student's embedding is {embedding.shape}, the teacher's {shown.shape}"
+                )
+            matched = losses.weighted_mean(losses.squared_error(embedding, shown), weight)
+            total, scalars = total + self.match * matched, scalars | {"match": matched}
+        return total, scalars
 
     def predict(self, model: Student, batch: Batch) -> Mapping[str, Array]:
         """What `Classify.predict` gives, by `rule`; with two heads also `probs_<rule>` [b c] of every rule."""

@@ -1,0 +1,56 @@
+"""RGB clips of consecutive frames, as 3D networks see them (motionfit.md §2); `frames` is for networks of spread frames."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from mtjax.data.video_clips import VideoClips, scaled
+
+# Of Kinetics-400, of values 0 to 1, as torchvision's video models take them.
+MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+NORMALIZE = ("kinetics", "unit")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rgb(VideoClips):
+    """The `data` section for RGB clips: `frames` float32 [b t h w 3]; with several clips a video [b k t h w 3]. See
+    `VideoClips`. Images stored at `resize`, `preprocessing.extract frames --size=171x128`, are read fastest.
+
+    Attributes:
+      column: e.g. "frames"; field: the list of JPEG images in it.
+      normalize: "kinetics" subtracts Kinetics-400's mean and divides by its deviation; "unit" leaves 0 to 1, as VCOP.
+    """
+
+    output: ClassVar[str] = "frames"
+    channels: ClassVar[int] = 3
+    empty: ClassVar[int] = 0
+
+    column: str = "frames"
+    field: str = "frames"
+    normalize: str = "kinetics"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.normalize not in NORMALIZE:
+            raise ValueError(f"config.data.normalize={self.normalize!r}: must be one of {NORMALIZE}")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.field,)
+
+    def cut(self, item: tuple[bytes, ...], top: int, left: int) -> np.ndarray:
+        return scaled(item[0], "RGB", self.resize, self.size, top, left)
+
+    def prepare(self, batch, *, train: bool, key=None):
+        import jax  # not for reader processes
+        import jax.numpy as jnp
+
+        frames = batch["frames"]
+        if train and self.augmentation.flip:
+            chosen = jax.random.uniform(key, (len(frames),)) < self.augmentation.flip
+            frames = jnp.where(chosen.reshape(-1, *(1,) * (frames.ndim - 1)), frames[..., ::-1, :], frames)
+        frames = frames.astype(jnp.float32) / 255.0
+        if self.normalize == "kinetics":
+            frames = (frames - jnp.array(MEAN)) / jnp.array(STD)
+        return dict(batch) | {"frames": frames}
