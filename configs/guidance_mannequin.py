@@ -38,6 +38,7 @@ def get_config(row: str = "motion_ts_k2"):
         "short_side": 54,
         "normalize": "clip",
         "cache": "device",
+        "augment": {"invert": 0.5, "grayscale": 0.3},  # the shifted split is known to look different
     }
     c.model = {
         "name": "xclip.VideoEncoder",
@@ -57,7 +58,7 @@ def get_config(row: str = "motion_ts_k2"):
         c.task.alpha = 0.1  # a batch has one labelled clip or none: at 1.0 its loss drowns what the teacher says
     c.optimizer.lr = 1e-3
     c.optimizer.warmup = 100
-    c.train.steps = 1500 if taught or not shots else 500
+    c.train.steps = 3000 if taught or not shots else 500
     c.train.eval_every = 0.0
     c.train.select = ""
     c.train.save_every = 500
