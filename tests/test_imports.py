@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import REPO, run_cli
 
-from mtjax.data import flow, pose, tracks
+from mtjax.data import pose, tracks, video_clips
 from mtjax.data.flow import Flow
+from mtjax.data.frames import Frames
 from mtjax.data.pipeline import Data
 from mtjax.data.pose import Pose
+from mtjax.data.rgb import Rgb
 from mtjax.data.tracks import Tracks
 from mtjax.experiment import Train
 from mtjax.optim import Optimizer
@@ -237,7 +239,8 @@ def test_what_is_public_and_not_tiny_has_a_docstring():
 
 
 @pytest.mark.parametrize(
-    "section", [Data, Tracks, tracks.Augment, Pose, pose.Augment, Flow, flow.Augment, Optimizer, Train]
+    "section",
+    [Data, Tracks, tracks.Augment, Pose, pose.Augment, Frames, Flow, Rgb, video_clips.Augment, Optimizer, Train],
 )
 def test_every_option_is_read_and_explained(section):
     """Reading is `something.option`; checking its value with getattr in `__post_init__` is not enough."""

@@ -45,6 +45,7 @@ class Flow(VideoClips):
         return np.concatenate([scaled(axis, "GRAY", self.resize, self.size, top, left) for axis in item], axis=-1)
 
     def prepare(self, batch, *, train: bool, key=None):
+        """Bytes → normalised float32; in training with mirror images of whole videos."""
         import jax  # not for reader processes
         import jax.numpy as jnp
 

@@ -43,6 +43,7 @@ class Rgb(VideoClips):
         return scaled(item[0], "RGB", self.resize, self.size, top, left)
 
     def prepare(self, batch, *, train: bool, key=None):
+        """Bytes → normalised float32; in training with mirror images of whole videos."""
         import jax  # not for reader processes
         import jax.numpy as jnp
 

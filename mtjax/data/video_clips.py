@@ -205,6 +205,7 @@ class VideoClips(OneColumn):
         return found
 
     def read(self, clips, valid=None, *, train=False, seeds=None):
+        """See `Data.read`; with `pseudo` the labels are those of the clips' times."""
         batch = super().read(clips, valid, train=train, seeds=seeds)
         if not self.pseudo:
             return batch
