@@ -143,6 +143,49 @@ class Dropout(nnx.Module):
         return jnp.where(byte >= self.dropped, x * (256 / (256 - self.dropped)), 0)
 
 
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all but the last dimension, with PyTorch's running statistics.
+
+    Training normalises by the mean and the biased variance of the global batch (under jit there is no other; PyTorch without
+    SyncBatchNorm takes those of each device's part) and keeps running means of the mean and the *unbiased* variance;
+    `nnx.BatchNorm` would keep the biased one. Statistics are float32.
+    """
+
+    def __init__(self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.1, dtype: jnp.dtype = jnp.float32):
+        """
+        Args:
+          momentum: PyTorch's: how much of the running statistics each batch replaces.
+          dtype: of the result.
+        """
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+        self.epsilon, self.momentum, self.dtype = epsilon, momentum, dtype
+        self.frozen = False
+
+    def __call__(self, x: Float[Array, "*lead c"], *, train: bool) -> Float[Array, "*lead c"]:
+        """With `train` (and not `frozen`) normalises by the batch and updates the running statistics."""
+        x = x.astype(jnp.float32)
+        mean, var = self.mean[...], self.var[...]
+        if train and not self.frozen:
+            mean, var = self._of_batch(x)
+        scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        return (x * scale + (self.bias[...] - mean * scale)).astype(self.dtype)
+
+    def _of_batch(self, x: Float[Array, "*lead c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        axes = tuple(range(x.ndim - 1))
+        # Both sums in one pass over x; around the running mean, so that their difference keeps its digits.
+        around = self.mean[...]
+        first, second = (x - around).mean(axes), jnp.square(x - around).mean(axes)
+        mean, var = around + first, jnp.maximum(second - jnp.square(first), 0.0)
+        count = math.prod(x.shape[:-1])
+        if count < 2:
+            raise ValueError("BatchNorm in training needs more than one value a channel: a larger batch or clip")
+        keep, new = 1.0 - self.momentum, self.momentum
+        self.mean.set_value(jax.lax.stop_gradient(keep * self.mean[...] + new * mean))
+        self.var.set_value(jax.lax.stop_gradient(keep * self.var[...] + new * (count / (count - 1)) * var))
+        return mean, var
+
+
 class MLP(nnx.Module):
     """Linear layers with ReLU between them, and after the last one if `activate_last`."""
 
