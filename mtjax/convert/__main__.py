@@ -13,7 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "source", help="Hugging Face folder or id, .safetensors, the authors' .pth, or a converted folder"
     )
-    parser.add_argument("out", help="folder; with --back a .safetensors file with the published names (Hugging Face's of CLIP and X-CLIP)")
+    parser.add_argument(
+        "out",
+        help="folder; with --back a .safetensors file with the published names",
+    )
     parser.add_argument("--back", action="store_true")
     args = parser.parse_args(argv)
     try:

@@ -48,7 +48,7 @@ class Conv3D(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b s i j d"]:
-        return convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, self.padding)
+        return convolve(x.astype(self.dtype), jnp.asarray(self.kernel[...], self.dtype), self.stride, self.padding)
 
 
 def convolve(
@@ -122,7 +122,9 @@ def _kernel_gradient(
         seen = lax.dynamic_slice(x, start, (b, 1, height, width, c))
         of_y = lax.dynamic_slice(gradient, (0, frame, row * rows, column * columns, 0), (b, 1, rows, columns, d))
         taps = [
-            seen[:, 0, y : y + (rows - 1) * stride[0] + 1 : stride[0], z : z + (columns - 1) * stride[1] + 1 : stride[1]]
+            seen[
+                :, 0, y : y + (rows - 1) * stride[0] + 1 : stride[0], z : z + (columns - 1) * stride[1] + 1 : stride[1]
+            ]
             for y in range(size[0])
             for z in range(size[1])
         ]

@@ -152,9 +152,7 @@ class S3DG(VideoNetwork):
             for sizes in modules:
                 stages[name].append(Inception(width, sizes, gating=gating, conv=conv, gate=gate))
                 width = sum(sizes[i] for i in (0, 2, 4, 5))
-        super().__init__(
-            stages, width=width, channels=channels, reads=reads, frozen=frozen, remat=remat, dtype=compute
-        )
+        super().__init__(stages, width=width, channels=channels, reads=reads, frozen=frozen, remat=remat, dtype=compute)
 
     def pool(self, features: Float[Array, "b t h w d"]) -> Float[Array, "b d"]:
         """The mean of all positions, or of all windows of 2×7×7 (`average`).

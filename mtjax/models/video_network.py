@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -90,16 +89,16 @@ class VideoNetwork(nnx.Module):
         for name in frozen:
             _freeze(getattr(self, name))
 
-    def stages(
-        self, clip: Float[Array, "b t h w c"], *, train: bool
-    ) -> dict[str, Float[Array, "b _t _h _w _d"]]:
+    def stages(self, clip: Float[Array, "b t h w c"], *, train: bool) -> dict[str, Float[Array, "b _t _h _w _d"]]:
         """Each stage's features by its name, in order. With `train`, BatchNorm sees the batch and updates its statistics.
 
         Raises:
           ValueError: a clip has other channels than the first convolution.
         """
         if clip.shape[-1] != self.channels:
-            raise ValueError(f"clips have {clip.shape[-1]} channels, this network's stem {self.channels} (model.channels)")
+            raise ValueError(
+                f"clips have {clip.shape[-1]} channels, this network's stem {self.channels} (model.channels)"
+            )
 
         def call(unit: nnx.Module, x: Array) -> Array:
             return unit(x, train=train)
