@@ -3,6 +3,7 @@
     python -m benchmarks.conv3d_vs_torch                                             # a step of R(2+1)D-18 on flow, 8 clips
     python -m benchmarks.conv3d_vs_torch --kind=s3dg --predict --frames=64 --size=224 --batches 1
     python -m benchmarks.conv3d_vs_torch --dtype=bfloat16 --batches 8 64 --peak_tflops=989    # the same on an H200
+    python -m benchmarks.conv3d_vs_torch --ours_only                                 # where PyTorch is not installed
 
 The step is our real `Program.train_step` (clips on the device; forward, cross-entropy, backward, SGD with momentum and decay,
 the non-finite guard) against the same in PyTorch; `--predict` compares logits of a clip, BatchNorm with running statistics. The
@@ -26,13 +27,20 @@ from flax import nnx
 from benchmarks import pairs
 from mtjax import convert, sharding
 from mtjax.complexity import multiplications
-from mtjax.models.video_network import VideoNetwork
+from mtjax.models.r2plus1d import R2Plus1D18
+from mtjax.models.r3d import R3D18
+from mtjax.models.s3dg import S3DG
+from mtjax.models.video_network import VideoClassifier, VideoNetwork
 from mtjax.optim import Optimizer
 from mtjax.step import Program
 from mtjax.tasks.classify import Classify
 
 OPTIMIZER = {"name": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}  # motionfit.md §4
 ROOMS = {"r2plus1d": "r2plus1d", "r3d": "r3d", "s3dg": "s3dg", "s3d": "s3dg"}  # peer → kind of `mtjax.convert`
+NETWORKS = {
+    "r2plus1d": (R2Plus1D18, {}), "r3d": (R3D18, {}), "s3dg": (S3DG, {"stem": "space_to_depth"}),
+    "s3d": (S3DG, {"gating": False, "average": "windows"}),
+}  # fmt: skip
 TRAIN_COST = 3.0  # forward passes: one forward, and the backward pass's two products for each of its products
 
 
@@ -40,9 +48,16 @@ class Ours:
     """A network with the peer's weights, as a converted classifier and inside a `Program`."""
 
     def __init__(self, args: argparse.Namespace, source: str):
-        keywords, self.params = convert.convert(ROOMS[args.kind], source)
-        self.keywords = keywords | {"dtype": args.dtype, "remat": args.remat}
-        model = convert.build(ROOMS[args.kind], self.keywords, self.params)
+        """`source`: the peer's checkpoint, "" for random weights."""
+        changes = {"dtype": args.dtype, "remat": args.remat}
+        if source:
+            keywords, self.params = convert.convert(ROOMS[args.kind], source)
+            self.keywords = {k: v for k, v in keywords.items() if k != "classes"} | changes
+            model = convert.build(ROOMS[args.kind], keywords | changes, self.params)
+        else:
+            make, keywords = NETWORKS[args.kind]
+            self.keywords, self.params = keywords | {"channels": args.channels} | changes, {}
+            model = VideoClassifier(make(**self.keywords, rngs=nnx.Rngs(0)), args.classes, rngs=nnx.Rngs(0))
         graph, self.state = nnx.split(model)
         self.pure = lambda state, clip: nnx.merge(graph, state)(clip, train=False)
         self.logits = jax.jit(self.pure)
@@ -64,7 +79,7 @@ class Ours:
 
     def trainer(self, clip: np.ndarray, label: np.ndarray) -> pairs.Contestant:
         def backbone(rngs: nnx.Rngs) -> VideoNetwork:
-            return self.network(**{k: v for k, v in self.keywords.items() if k != "classes"}, rngs=rngs)
+            return self.network(**self.keywords, rngs=rngs)
 
         program = Program(
             model=backbone, task=Classify(num_classes=self.args.classes), prepare=lambda batch, train, key: batch,
@@ -145,22 +160,33 @@ def peer(args: argparse.Namespace) -> Any:
     return conv3d_torch.make(args.kind, channels=args.channels, classes=args.classes)
 
 
-def measure(args: argparse.Namespace, batch: int) -> None:
-    """Prints one table and one JSON line."""
+def weights_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The peer's random ones; also sets PyTorch up."""
     import torch
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    weights = peer(args).state_dict()
+    return peer(args).state_dict()
+
+
+def saved(weights: dict[str, Any], file: str) -> str:
+    import torch
+
+    torch.save(weights, file)
+    return file
+
+
+def measure(args: argparse.Namespace, batch: int) -> None:
+    """Prints one table and one JSON line."""
+    weights = None if args.ours_only else weights_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(weights, f"{folder}/weights.pth")
-        ours = Ours(args, f"{folder}/weights.pth")
+        ours = Ours(args, saved(weights, f"{folder}/weights.pth") if weights else "")
     rng = np.random.default_rng(0)
     clip = rng.normal(size=(batch, args.frames, args.size, args.size, args.channels)).astype(np.float32)
     label = rng.integers(0, args.classes, batch).astype(np.int32)
     gmacs, sides, agreement = ours.gmacs(clip), {}, {}
-    for layout in args.layouts:
+    for layout in args.layouts if weights else ():
         theirs = Theirs(args, weights, layout)
         wanted = theirs.logits(theirs.clip(clip)).float().cpu().numpy()
         found = np.asarray(ours.logits(ours.state, jnp.asarray(clip)), np.float32)
@@ -202,6 +228,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="PyTorch's: cpu, cuda; ours follows JAX_PLATFORMS")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="PyTorch's on a CPU; XLA takes all cores")
     parser.add_argument("--clock", choices=pairs.CLOCKS, default="wall", help="cpu: on a busy machine, --threads=1")
+    parser.add_argument("--ours_only", action="store_true", help="where PyTorch is not installed")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the device in --dtype; adds a share of it")
     args = parser.parse_args()
     print(f"{args.kind}, {args.frames} frames of {args.size} × {args.size}, on {jax.devices()[0].device_kind}")
