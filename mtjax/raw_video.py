@@ -79,6 +79,6 @@ def predict(
     if not drawn:
         return result
     prepared = data.prepare(arrays, train=False)
-    module = program.net.merge(state["ema"] or state["params"], state["rest"])
+    module = program.predictor(state)
     saliency = jax.device_get(program.task.saliency(module, prepared, np.full(batch, best[0], np.int32)))[0]
     return result | drawn | {"salient_points": int((saliency > 0.5).sum()), "saliency": saliency}

@@ -38,6 +38,8 @@ class Net:
         abstract = nnx.eval_shape(make, jax.random.key(0))
         self._graph, params, rest = nnx.split(abstract, trainable, ...)
         self._params, self._rest = _flatten(params), _flatten(rest)
+        # Running statistics follow the parameters, so what is averaged of those is averaged of these too.
+        self.statistics = tuple(k for k, (_, variable) in self._rest.items() if isinstance(variable, nnx.BatchStat))
 
     def init(self, key: jax.Array, weights: Params | None = None) -> tuple[Params, Params]:
         """Trainable parameters and everything else (frozen parameters, batch statistics); `weights` replace random ones."""
@@ -131,7 +133,8 @@ class Program:
     def _init(self, weights: Params) -> State:
         """
         - step: int32, how many steps were taken.
-        - params: trainable; rest: frozen parameters and batch statistics; ema: moving average of params, {} if off.
+        - params: trainable; rest: frozen parameters and batch statistics; ema: moving average of params and of batch
+          statistics, {} if off.
         - opt: optax state; plateau: `Optimizer.init_plateau`.
         - skipped: how many steps had a non-finite loss or gradient and were not applied, and the last such step.
         """
@@ -142,7 +145,7 @@ class Program:
             "rest": rest,
             "opt": self._tx.init(params),
             "plateau": self.optimizer.init_plateau(),
-            "ema": params if self.optimizer.ema else {},
+            "ema": self._averaged(params, rest) if self.optimizer.ema else {},
             "skipped": {"count": jnp.int32(0), "step": jnp.int32(-1)},
         }
 
@@ -170,8 +173,8 @@ class Program:
             updates, opt = self._tx.update(grads, state["opt"], state["params"], **search)
             lr = factor * self.schedule(state["step"])
         params = jax.tree.map(lambda p, u: p + factor * u, state["params"], updates)
-        decay = self.optimizer.ema
-        ema = {k: decay * old + (1 - decay) * params[k] for k, old in state["ema"].items()}
+        decay, newest = self.optimizer.ema, self._averaged(params, rest)
+        ema = {k: decay * old + (1 - decay) * newest[k] for k, old in state["ema"].items()}
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         old = {k: state[k] for k in ("params", "rest", "opt", "ema")}
         new = {"params": params, "rest": rest, "opt": opt, "ema": ema}
@@ -187,6 +190,9 @@ class Program:
         }
         kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         return kept | {"step": state["step"] + 1, "plateau": state["plateau"], "skipped": skipped}, metrics
+
+    def _averaged(self, params: Params, rest: Params) -> Params:
+        return params | {k: rest[k] for k in self.net.statistics}
 
     def _loss(self, params: Params, rest: Params, batch: Batch, key: jax.Array):
         module = self.net.merge(params, rest)
@@ -221,11 +227,15 @@ class Program:
         Args:
           copy: int32 number of an augmented view, prepared as in training; None prepares as evaluation does.
         """
-        module = self.net.merge(state["ema"] or state["params"], state["rest"])
-        key = None
+        module, key = self.predictor(state), None
         if copy is not None:  # a view depends on the first clip of its batch too, so that batches differ
             key = jax.random.fold_in(jax.random.fold_in(self._step_key, copy), batch["clip"][0])
         return dict(self.task.predict(module, self._prepare(batch, train=copy is not None, key=key)))
+
+    def predictor(self, state: State) -> nnx.Module:
+        """The module that predicts: with the averaged parameters and statistics where there are some."""
+        params, rest = ({k: state["ema"].get(k, v) for k, v in state[part].items()} for part in ("params", "rest"))
+        return self.net.merge(params, rest)
 
     def frozen(self, state: State, complete: Callable[[Batch], Batch]) -> Callable[[Batch], dict[str, jax.Array]]:
         """`predict` with the weights built in, for `mtjax.export`; `complete` adds what prediction does not depend on."""
@@ -235,7 +245,7 @@ class Program:
 
 def weights_to_host(state: State) -> Params:
     """Path → NumPy array of what predicts: averaged parameters where there are some, and everything that is not trained."""
-    return jax.device_get((state["ema"] or state["params"]) | state["rest"])
+    return jax.device_get(state["params"] | state["rest"] | state["ema"])
 
 
 def scalars_to_host(metrics: Scalars) -> dict[str, float]:

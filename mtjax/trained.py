@@ -19,10 +19,14 @@ BACKBONE = "backbone/"
 
 
 def weights_of(source: str) -> Params:
-    """Path → array of a workdir's selected checkpoint, or of a folder that `mtjax.convert` wrote (as the backbone's)."""
+    """Path → array of a workdir's selected checkpoint, or of a folder that `mtjax.convert` wrote: as the backbone's, unless
+    it holds a classifier, which has the paths of ours already."""
     folder = Path(source)
     if (folder / convert.WEIGHTS).is_file():
-        return {f"{BACKBONE}{name}": array for name, array in convert.arrays_of(folder).items()}
+        arrays = convert.arrays_of(folder)
+        if any(name.startswith(BACKBONE) for name in arrays):
+            return arrays
+        return {f"{BACKBONE}{name}": array for name, array in arrays.items()}
     return weights_to_host(load_without_data(folder)[1])
 
 

@@ -16,8 +16,9 @@ from flax import nnx
 from mtjax import lookup
 from mtjax.convert import names, positions, weight_files
 from mtjax.convert.names import ConversionError
+from mtjax.models.video_network import VideoClassifier
 
-KINDS = ("clip", "xclip")
+KINDS = ("clip", "xclip", "r2plus1d", "r3d", "s3dg")
 POSITIONS = "vision/positions"
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
@@ -26,23 +27,25 @@ def load(kind: str, source: str | Path, **changes: Any) -> nnx.Module:
     """The module with its weights, in evaluation mode.
 
     Args:
-      kind: one of KINDS.
+      kind: one of KINDS. The video networks come with the classifier they were published with: `model(clip, train=False)` gives
+        logits, `model.backbone` the network (`models.video_network.VideoClassifier`).
       source: Hugging Face folder or id, `.safetensors`, the authors' PyTorch file, or a folder that `save` wrote.
-      changes: constructor keywords that change no parameter, e.g. dtype="bfloat16", remat=True; and `image`, for which the
-        patches' positions are resized. X-CLIP's positions of frames are never: another number of frames is refused.
+      changes: constructor keywords that change no parameter, e.g. dtype="bfloat16", remat=True; and for CLIP and X-CLIP
+        `image`, for which the patches' positions are resized. X-CLIP's positions of frames are never: another number of frames
+        is refused.
 
     Raises:
       ConversionError: the source cannot be read or does not fit.
     """
     keywords, params = convert(kind, source)
-    if "image" in changes:
+    if "image" in changes and "patch" in keywords:
         grid = changes["image"] // keywords["patch"]
         params = params | {POSITIONS: positions.resize(params[POSITIONS], grid)}
     return build(kind, keywords | changes, params)
 
 
 def convert(kind: str, source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(constructor keywords, our parameters by path)."""
+    """(constructor keywords, our parameters by path). `classes` among the keywords is of the classifier on a video network."""
     room = room_of(kind)
     folder = Path(source)
     if (folder / WEIGHTS).is_file():
@@ -51,7 +54,7 @@ def convert(kind: str, source: str | Path) -> tuple[dict[str, Any], dict[str, np
             raise ConversionError(f"{source} holds {saved['name']}, not {room.CONSTRUCTOR}")
         return saved["keywords"], arrays_of(folder)
     config, arrays = weight_files.read(source)
-    if room.is_official(arrays):
+    if hasattr(room, "from_official") and room.is_official(arrays):
         arrays = room.from_official(arrays)
     arrays = {name: array for name, array in arrays.items() if not room.IGNORED.fullmatch(name)}
     try:
@@ -70,8 +73,7 @@ def arrays_of(folder: Path) -> dict[str, np.ndarray]:
 
 def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> nnx.Module:
     """A module whose every parameter comes from `params`; nothing is initialised on the way."""
-    constructor = lookup.resolve("models", room_of(kind).CONSTRUCTOR)
-    module = nnx.eval_shape(lambda: constructor(**keywords, rngs=nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: _construct(kind, **keywords))
     graph, state = nnx.split(module)
     filled = []
     left = dict(params)
@@ -82,8 +84,14 @@ def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarra
             raise ConversionError(f"{kind}: parameter {name} needs {variable.shape}, found {found}")
         filled.append((path, variable.replace(left.pop(name))))
     if left:
-        raise ConversionError(f"{kind}: {sorted(left)[:5]} are no parameters of {constructor.__name__}")
+        raise ConversionError(f"{kind}: {sorted(left)[:5]} are no parameters of {room_of(kind).CONSTRUCTOR}")
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _construct(kind: str, *, classes: int = 0, **keywords: Any) -> nnx.Module:
+    rngs = nnx.Rngs(0)
+    model = lookup.resolve("models", room_of(kind).CONSTRUCTOR)(**keywords, rngs=rngs)
+    return VideoClassifier(model, classes, rngs=rngs) if classes else model
 
 
 def save(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray], folder: str | Path) -> None:

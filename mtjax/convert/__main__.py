@@ -1,4 +1,4 @@
-"""Converts published weights: `python -m mtjax.convert {clip,xclip} SRC OUT`; `--back` writes the published layout again."""
+"""Converts published weights: `python -m mtjax.convert KIND SRC OUT`; `--back` writes the published layout again."""
 
 import argparse
 import sys
@@ -13,7 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "source", help="Hugging Face folder or id, .safetensors, the authors' .pth, or a converted folder"
     )
-    parser.add_argument("out", help="folder; with --back a .safetensors file with Hugging Face's names")
+    parser.add_argument(
+        "out",
+        help="folder; with --back a .safetensors file with the published names",
+    )
     parser.add_argument("--back", action="store_true")
     args = parser.parse_args(argv)
     try:
@@ -29,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         convert.build(args.kind, keywords, params)  # proves that every parameter is there
         convert.save(args.kind, keywords, params, args.out)
-    print(f"{args.out}: {len(params)} arrays, {sum(p.size for p in params.values()):,} parameters, {keywords}")
+    print(f"{args.out}: {len(params)} arrays, {sum(p.size for p in params.values()):,} values, {keywords}")
     return 0
 
 

@@ -1,11 +1,13 @@
 """Tables of names: which array of a published checkpoint is which of our parameters, and how it is turned."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
+BATCHES_SEEN = re.compile(r".*\.num_batches_tracked")  # by PyTorch's BatchNorm; nothing depends on it
 
 
 class ConversionError(ValueError):
@@ -44,6 +46,24 @@ def linear(ours: str, theirs: str, *, bias: bool = True) -> list[Entry]:
 def norm(ours: str, theirs: str) -> list[Entry]:
     """`nn.LayerNorm` → scale and bias."""
     return same(f"{ours}/scale", f"{theirs}.weight") + same(f"{ours}/bias", f"{theirs}.bias")
+
+
+def conv_norm(ours: str, conv: str, norm: str) -> list[Entry]:
+    """`nn.Conv3d` without bias (out, in, t, h, w) → kernel (t, h, w, in, out), and its `nn.BatchNorm3d`."""
+    kernel = Entry(
+        f"{ours}/conv/kernel", (f"{conv}.weight",), lambda x: x.transpose(2, 3, 4, 1, 0),
+        lambda x: (x.transpose(4, 3, 0, 1, 2),),
+    )  # fmt: skip
+    statistics = (("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var"))
+    return [kernel, *(entry for a, b in statistics for entry in same(f"{ours}/norm/{a}", f"{norm}.{b}"))]
+
+
+def pointwise(ours: str, theirs: str) -> list[Entry]:
+    """`nn.Conv3d` (out, in, 1, 1, 1) with bias → a linear layer."""
+    kernel = Entry(
+        f"{ours}/kernel", (f"{theirs}.weight",), lambda x: x[:, :, 0, 0, 0].T, lambda x: (x.T[:, :, None, None, None],)
+    )
+    return [kernel, *same(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def patch_embedding(ours: str, theirs: str, patch: int) -> list[Entry]:
