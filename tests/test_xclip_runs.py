@@ -243,6 +243,7 @@ def test_copies_are_views_beside_the_plain_prediction(zero_shot, root, capsys):
     np.testing.assert_array_equal(data.read(data.rows("test"))["features"][0], views["test-000"])
     assert predict.main([str(workdir), "--column=views", "--fields=embedding", "--copies=3"]) == 2
     assert "was begun differently" in capsys.readouterr().err
+    assert predict.main([str(workdir), "--column=dense", "--dense=4"]) == 2 and "dense" in capsys.readouterr().err
 
 
 # Warm starts.
