@@ -197,11 +197,8 @@ def cluster(
     label, distance = kmeans.assign(found.feature, fitted.centroids)
     np.savez(directory / CENTROIDS, centroids=fitted.centroids)
     write(catalog, directory, spec, found, label, distance)
-    facts = summary(catalog, found, label, k) | {
-        "fitted": len(points),
-        "inertia": fitted.inertia,
-        "split": fitted.split,
-    }
+    # Of the labels as they are: a fit that went on after its last iteration has no inertia of its own.
+    facts = summary(catalog, found, label, k) | {"fitted": len(points), "mean_distance": float(distance.mean())}
     write_atomically(directory / SUMMARY, json.dumps(facts, indent=1) + "\n")
     (directory / PARTIAL).unlink(missing_ok=True)
     return facts

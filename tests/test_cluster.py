@@ -228,6 +228,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(root):
         r["label"].tolist() for r in theirs.read(list(range(16)))
     ]
     assert whole["purity"] == 100.0
+    np.savez(partial, centroids=np.eye(2, 4, dtype=np.float32), iteration=2)  # killed after the last iteration
+    assert cluster.fit(partial.parent, np.eye(4, dtype=np.float32), 2, seed=0, iterations=2).centroids.shape == (2, 4)
     partial.write_bytes(b"cut short")
     assert cluster.fit(partial.parent, np.eye(4, dtype=np.float32), 2, seed=0, iterations=2).centroids.shape == (2, 4)
 

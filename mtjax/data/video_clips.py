@@ -114,7 +114,7 @@ class VideoClips(OneColumn):
     def labels(self) -> np.ndarray:
         """int32 [clips]; of pseudo labels each video's first."""
         if not self.pseudo:
-            return OneColumn.labels.func(self)
+            return super().labels
         at = self.pseudo_column.rows(c.id for c in self.catalog.clips)
         labels = np.full(len(at), NO_LABEL, np.int32)
         has = np.flatnonzero(at >= 0)
