@@ -34,6 +34,7 @@ def extraction(experiment: Experiment, meta: dict[str, Any]) -> tuple[str, dict[
         return "tracks", asked | kept
     if isinstance(data, Frames):
         kept = {k: made[k] for k in ("fps", "short_side", "quality") if k in made}
+        kept |= {"size": tuple(made["size"])} if "size" in made else {}
         return "frames", kept | ({"num_frames": made["frames"]} if "frames" in made else {})
     if isinstance(data, Pose) and made:
         kept = {k: made[k] for k in ("fps", "short_side", "min_side_px", "max_persons")}

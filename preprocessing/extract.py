@@ -56,6 +56,13 @@ def _box(text: str) -> tuple[float, ...]:
     return x0, y0, x1, y1
 
 
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, got {text!r}")
+    return int(width), int(height)
+
+
 def _parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="python -m preprocessing.extract", description="Videos → columns of a dataset."
@@ -71,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     spacing.add_argument("--fps", type=float, default=0.0, help="instead: so many a second")
     of_frames.add_argument("--name", default="frames", help="of the column")
     of_frames.add_argument("--short_side", type=int, default=256, help="of the images; 0 keeps the video's")
+    of_frames.add_argument("--size", type=_size, metavar="WxH", help="bring them to exactly this, e.g. 171x128")
     of_frames.add_argument("--quality", type=int, default=90, help="of the JPEGs, 1 to 100")
     return whole
 
@@ -135,6 +143,7 @@ def _add_flow(add: Callable) -> None:
     add("--name", default="", help="of the column; default flow.METHOD")
     add("--fps", type=float, default=0.0, help=f"frames a second; 0: {flow.FPS:g} of a video, all images of a column")
     add("--short_side", type=int, default=256, help="to compute at; 0 keeps the video's")
+    add("--size", type=_size, metavar="WxH", help="store it at exactly this, e.g. 171x128; the values stay")
     add("--quality", type=int, default=95, help=f"of the JPEGs, {flow.LEAST_QUALITY} to 100")
     add("--checkpoint", help="of raft: path, hf:owner/repository/file or https address; default: torchvision's")
     add("--device", help="of raft: PyTorch's; default cuda where there is one")
@@ -183,7 +192,15 @@ def _pose(args: argparse.Namespace) -> Extractor:
 
 
 def _frames(args: argparse.Namespace) -> Extractor:
-    return frames.Frames(args.frames, args.fps, args.short_side, args.quality, args.allow_partial, args.name)
+    return frames.Frames(
+        num_frames=args.frames,
+        fps=args.fps,
+        short_side=args.short_side,
+        size=args.size,
+        quality=args.quality,
+        partial=args.allow_partial,
+        name=args.name,
+    )
 
 
 def _flow(args: argparse.Namespace) -> Extractor:
@@ -191,6 +208,7 @@ def _flow(args: argparse.Namespace) -> Extractor:
         flow.make_method(args.method, **_options(args, args.method == "raft")),
         fps=args.fps or (0.0 if args.images else flow.FPS),
         short_side=args.short_side,
+        size=args.size,
         quality=args.quality,
         partial=args.allow_partial,
         name=args.name,

@@ -11,7 +11,7 @@ import simplejpeg
 from mtjax import records
 from mtjax.data import flow_bytes
 from preprocessing import video
-from preprocessing.frames import MAX_BYTES
+from preprocessing.frames import MAX_BYTES, check_size
 from preprocessing.shards import Failure
 
 METHODS = {"dis": "flow_opencv.Dis", "tvl1": "flow_opencv.TvL1", "raft": "flow_raft.Raft"}
@@ -50,7 +50,7 @@ def make_method(method: str, **options) -> Method:
 class Flows:
     """Extracts the records of a `flow` column (a `shards.Extractor`); motionfit.md §2.
 
-    A record of t frames: `flow_x` and `flow_y`, t - 1 grey JPEG images of `flow_bytes` each, in pixels of these images;
+    A record of t frames: `flow_x` and `flow_y`, t - 1 grey JPEG images of `flow_bytes` each, in pixels of what it was computed on;
     `times_s` [t - 1] of each pair's first frame; `size_px` int32 (W, H) of the video, upright; `fps` of the video; and
     `partial`, when damaged videos are allowed. An axis an image, and not both in one, because JPEG would blur the second
     as it blurs colour; and each opens in any viewer.
@@ -59,6 +59,7 @@ class Flows:
       fps: frames a second; those of a slower video repeat, and between two of the same nothing moves. 0 takes the images
         of a column as they are.
       short_side: to compute at; 0 keeps the video's. Flow is in pixels, so it is smaller in smaller frames.
+      size: (width, height) that the images are then brought to, which leaves their values; see `frames.Frames`.
       quality: JPEG's, from LEAST_QUALITY to 100.
       partial: records say whether their video is damaged.
       name: of the column; "" calls it after the method.
@@ -67,6 +68,7 @@ class Flows:
     method: Method
     fps: float = FPS
     short_side: int = 256
+    size: tuple[int, int] | None = None
     quality: int = 95
     partial: bool = False
     name: str = ""
@@ -81,6 +83,7 @@ class Flows:
                 f"fps {self.fps} and short_side {self.short_side} must be at least 0, quality {self.quality} in "
                 f"{LEAST_QUALITY}..100"
             )
+        check_size(self.size)
         if not self.name:
             object.__setattr__(self, "name", f"flow.{self.method.name}")
 
@@ -98,6 +101,7 @@ class Flows:
     @property
     def parameters(self) -> dict[str, Any]:
         made = {"method": self.method.name, "fps": self.fps, "short_side": self.short_side, "quality": self.quality}
+        made |= {"size": list(self.size)} if self.size else {}
         return {"version": 1, "limit_px": flow_bytes.LIMIT_PX, **made, "solver": dict(self.method.parameters)}
 
     @property
@@ -136,6 +140,7 @@ class Flows:
         """uint8 [h w 2] of each pair. A frame that repeats has its time again: the pair is still, and not computed."""
         _, first, number = np.unique(clip.times_s, return_index=True, return_inverse=True)
         fields = self.method.fields([clip.frames[i] for i in first])
-        still = np.full((*clip.frames.shape[1:3], 2), flow_bytes.STILL, np.uint8)
+        shape = self.size[::-1] if self.size else clip.frames.shape[1:3]
+        still = np.full((*shape, 2), flow_bytes.STILL, np.uint8)
         for moves in np.diff(number):
-            yield flow_bytes.to_bytes(next(fields)) if moves else still
+            yield flow_bytes.to_bytes(video.stretch(next(fields), self.size)) if moves else still

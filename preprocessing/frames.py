@@ -24,6 +24,8 @@ class Frames:
     Attributes:
       num_frames: evenly spaced, with `fps` 0. fps: above 0, frames a second instead.
       short_side: of the images; smaller videos keep their size, and 0 is the video's.
+      size: (width, height) that the images are then brought to, whatever their aspect: what `data.resize` of `rgb.Rgb` asks
+        for, so that training only cuts. None keeps theirs.
       quality: JPEG's, 1 to 100.
       partial: records say whether their video is damaged.
       name: of the column.
@@ -32,6 +34,7 @@ class Frames:
     num_frames: int = 32
     fps: float = 0.0
     short_side: int = 256
+    size: tuple[int, int] | None = None
     quality: int = 90
     partial: bool = False
     name: str = "frames"
@@ -47,6 +50,7 @@ class Frames:
                 f"frames {self.num_frames} must be at least 1, fps {self.fps} and short_side {self.short_side} at least 0, "
                 f"quality {self.quality} in 1..100"
             )
+        check_size(self.size)
 
     @property
     def schema(self) -> dict[str, records.Feature]:
@@ -61,14 +65,16 @@ class Frames:
     @property
     def parameters(self) -> dict[str, Any]:
         spacing = {"fps": self.fps} if self.fps else {"frames": self.num_frames}
-        return {"version": 1, "short_side": self.short_side, "quality": self.quality} | spacing
+        size = {"size": list(self.size)} if self.size else {}
+        return {"version": 1, "short_side": self.short_side, "quality": self.quality} | spacing | size
 
     def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
         """See `shards.Extractor`."""
         return [self._record(clip) for clip in clips]
 
     def _record(self, clip: video.Clip) -> dict[str, Any] | Failure:
-        images = [simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=self.quality) for f in clip.frames]
+        stored = (np.ascontiguousarray(video.stretch(f, self.size)) for f in clip.frames)
+        images = [simplejpeg.encode_jpeg(f, quality=self.quality) for f in stored]
         if (size := sum(map(len, images))) > MAX_BYTES:
             return Failure("frames", f"{len(images)} images of {size} bytes in all, more than {MAX_BYTES} for a record")
         values = {
@@ -78,6 +84,12 @@ class Frames:
             "fps": np.float32(clip.fps),
         }
         return values | ({"partial": np.uint8(clip.partial)} if self.partial else {})
+
+
+def check_size(size: tuple[int, int] | None) -> None:
+    """Raises ValueError for an image without a pixel."""
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size {size} must be (width, height), at least 1 each")
 
 
 def frames_of_video(path: str, **options: Any) -> tuple[dict[str, Any], np.ndarray]:

@@ -276,3 +276,11 @@ def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
         return image
     factor = short_side / min(width, height)
     return cv2.resize(image, [2 * max(1, round(n * factor / 2)) for n in (width, height)], interpolation=cv2.INTER_AREA)
+
+
+def stretch(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """[h w c] → exactly (width, height), by area where it shrinks, whatever that does to its aspect; None leaves it."""
+    if size is None or image.shape[1::-1] == tuple(size):
+        return image
+    shrinks = size[0] <= image.shape[1] and size[1] <= image.shape[0]
+    return cv2.resize(image, tuple(size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

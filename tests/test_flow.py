@@ -270,6 +270,28 @@ def test_without_videos_the_images_of_a_column_are_taken(tmp_path, capsys):
     assert extract.main(["frames", str(root)]) == 2 and "cannot be made from itself" in capsys.readouterr().err
 
 
+def test_columns_are_stored_at_the_size_that_training_wants(tmp_path, capsys):
+    root = images_dataset(tmp_path)
+    assert extract.main(["flow", str(root), "--size=20x16"]) == 0
+    record = records_of(root)["clip0"]
+    assert stored_bytes(record).shape == (3, 16, 20, 2) and record["size_px"].tolist() == [64, 48]
+    moved = to_px(stored_bytes(record))[:, 3:-3, 3:-3].mean((0, 1, 2))
+    np.testing.assert_allclose(moved, SHIFT, atol=0.15)  # in pixels of what it was computed on
+    assert columns.Column(root, "flow.dis").spec.parameters["size"] == [20, 16]
+    made = ["frames", str(root), "--from=frames", "--frames=4", "--quality=100", "--name=frames.20"]
+    assert extract.main([*made, "--size=20x16"]) == 0
+    images = [simplejpeg.decode_jpeg(i) for i in records_of(root, "frames.20")["clip0"]["frames"]]
+    assert {i.shape for i in images} == {(16, 20, 3)}
+    whole = simplejpeg.decode_jpeg(records_of(root, "frames")["clip0"]["frames"][0])
+    wanted = cv2.resize(whole, (20, 16), interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(images[0] - wanted).mean() < 1.5  # JPEG loses some
+    assert extract.main([*made, "--size=16x20"]) == 2 and "--overwrite" in capsys.readouterr().err
+    for wrong in ("20", "20x", "0x16", "axb"):
+        with pytest.raises(SystemExit):
+            extract.main([*made, f"--size={wrong}"])
+        assert "expected WIDTHxHEIGHT" in capsys.readouterr().err
+
+
 def test_coverage_of_a_flow_column(tmp_path, capsys):
     root = images_dataset(tmp_path)
     assert extract.main(["flow", str(root)]) == 0
