@@ -21,26 +21,7 @@ fi
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python} runs=${RUNS:-runs/$kind} seeds=${SEEDS:-0 1 2}
 read -ra extra <<<"${TRAIN_ARGS:-}"
-finished=()
-
-train() { # WORKDIR CONFIG FLAGS...
-  local workdir=$1 config=$2
-  shift 2
-  if [[ ! -f $workdir/results.json ]]; then
-    echo "== train $workdir"
-    "$python" -m mtjax.train --config="$config" --workdir="$workdir" "$@"
-  fi
-  finished+=("$workdir")
-}
-
-column() { # COLUMN WORKDIR FLAGS...
-  local name=$1 workdir=$2
-  shift 2
-  if [[ ! -f $root/columns/$name/index.npz ]]; then
-    echo "== column $name"
-    "$python" -m mtjax.predict "$workdir" --root="$root" --column="$name" "$@"
-  fi
-}
+source launch/chain.sh
 
 if [[ $kind == mannequin ]]; then
   root=data/mannequin config=configs/guidance_mannequin.py splits=train
@@ -59,19 +40,19 @@ else
   for row in xclip_zs xclip_zs_prompted; do
     train "$runs/$row" "$config:$row" "${at[@]}" "${model[@]}" --config.train.init="$3"
   done
-  column xclip.embedding "$runs/xclip_zs" --fields=embedding --copies=5
+  column "$root" xclip.embedding "$runs/xclip_zs" --fields=embedding --copies=5
   for seed in $seeds; do train "$runs/motion_raw-$seed" "$config:motion_raw" "${at[@]}" --config.seed="$seed" "${extra[@]}"; done
 fi
 
 first=${seeds%% *}
-column "mil.$kind" "$runs/motion_raw-$first" --splits="$splits"
+column "$root" "mil.$kind" "$runs/motion_raw-$first" --splits="$splits"
 for row in $rows; do
   for seed in $seeds; do
     flags=(--config.seed="$seed" --config.data.subset_seed="$seed" --config.data.root="$root")
     if [[ $row == xclip_ts_* ]]; then # its teacher has seen the same few labels
       shots=${row##*_}
       teacher=xclip_$shots.$kind.$seed
-      column "$teacher" "$runs/xclip_$shots-$seed" --splits="$splits"
+      column "$root" "$teacher" "$runs/xclip_$shots-$seed" --splits="$splits"
       flags+=(--config.data.teacher="$teacher")
     fi
     train "$runs/$row-$seed" "$config:$row" "${flags[@]}" "${extra[@]}"

@@ -13,7 +13,7 @@ def dry_run(config) -> int:
     classes = exp.program.shapes["params"].get("head/bias", jax.ShapeDtypeStruct((2,), "float32")).shape[0]
     host = {k: v[exp.local] for k, v in exp.data.fake(batch, classes).items()}
     arrays = sharding.to_global(host, exp.local, batch, exp.mesh)
-    compiled = program.train_step.lower(program.shapes, arrays).compile()
+    compiled = program.lower_train_step(program.shapes, arrays).compile()
     if jax.process_index():
         return 0
     memory = compiled.memory_analysis()

@@ -41,6 +41,7 @@ def write_column(
     """Predicts every clip of some splits (all clips for ()) and writes a column, shard by shard; a killed run goes on.
 
     Args:
+      splits: of the catalog: "train" is all of it, not the few clips whose labels the run has seen.
       copies: augmented views beside the one that evaluation sees, which comes first: fields are [1 + copies, …] then.
       dense: of data with `dense` views, write each clip's `embedding` [n d] and the time of its middle, `centre_s` [n],
         instead of `fields`.
@@ -52,7 +53,7 @@ def write_column(
     if copies and experiment.data.cache == "device":
         raise ConfigError("--copies: views are drawn while clips are read; set --cache=none")
     wanted = splits or list(data.catalog.splits)
-    clips = np.unique(np.concatenate([data.rows(split) for split in wanted]))
+    clips = np.unique(np.concatenate([data.catalog_rows(split) for split in wanted]))
     row_of = {data.catalog.clips[row].id: row for row in clips}
     schema = _dense_schema(experiment) if dense else _output_schema(experiment, fields, copies)
     made_of = {"config": config_hash(experiment.config), "step": meta["step"], "splits": list(wanted)}

@@ -96,6 +96,7 @@ class Program:
         """
         self.task, self.optimizer, self.mesh, self.accumulate = task, optimizer, mesh, accumulate
         self._prepare = prepare
+        # Arguments of what is compiled, not constants in it: runs of several seeds then are one program in JAX's cache.
         self._init_key, self._step_key = jax.random.split(jax.random.key(seed))
 
         def make(key: jax.Array) -> nnx.Module:
@@ -106,17 +107,17 @@ class Program:
         self.net = Net(make, task.trainable, getattr(task, "settle", lambda module: None))
         self.schedule = optimizer.learning_rate(total_steps)
         self._tx = optimizer.transform(total_steps)
-        self.shapes = jax.eval_shape(self._init, {})
+        self.shapes = jax.eval_shape(self._init, {}, self._init_key)
         everything = self.shapes["params"] | self.shapes["rest"]
         specs = sharding.param_specs(everything, mesh, rules)
         self.shardings = sharding.state_shardings(self.shapes, specs, mesh)
         self.batch_sharding = NamedSharding(mesh, sharding.BATCH)
         replicated = NamedSharding(mesh, P())
         self._jit_init = jax.jit(self._init, out_shardings=self.shardings)
-        self.train_step = jax.jit(
+        self._jit_train_step = jax.jit(
             self._train_step, out_shardings=(self.shardings, replicated), donate_argnums=0, static_argnames="fetch"
         )
-        self.predict_step = jax.jit(self.predict, out_shardings=self.batch_sharding)
+        self._jit_predict = jax.jit(self.predict, out_shardings=self.batch_sharding)
         self.update_plateau = jax.jit(
             lambda plateau, loss: optimizer.update_plateau(plateau, loss), out_shardings=replicated
         )
@@ -128,9 +129,28 @@ class Program:
 
     def init(self, weights: Params | None = None) -> State:
         """A fresh state; `weights` (path → array) take the place of random parameters, trainable or frozen."""
-        return self._jit_init(dict(weights or {}))
+        return self._jit_init(dict(weights or {}), self._init_key)
 
-    def _init(self, weights: Params) -> State:
+    def train_step(
+        self, state: State, batch: Any, *, fetch: Callable[[Any], Batch] | None = None
+    ) -> tuple[State, Scalars]:
+        """One update; `state` is donated. `fetch` turns `batch` into a batch inside jit (a cursor into a table on the device).
+
+        A step whose loss or gradient is not finite changes nothing but the counters.
+        """
+        return self._jit_train_step(state, batch, self._step_key, fetch=fetch)
+
+    def lower_train_step(self, state: State, batch: Mapping[str, Any]) -> jax.stages.Lowered:
+        """`train_step` for shapes, to be compiled and looked at."""
+        return self._jit_train_step.lower(state, batch, self._step_key)
+
+    def predict_step(
+        self, state: State, batch: Mapping[str, Any], copy: jax.Array | None = None
+    ) -> Mapping[str, jax.Array]:
+        """`predict`, compiled."""
+        return self._jit_predict(state, batch, copy, None if copy is None else self._step_key)
+
+    def _init(self, weights: Params, key: jax.Array) -> State:
         """
         - step: int32, how many steps were taken.
         - params: trainable; rest: frozen parameters and batch statistics; ema: moving average of params and of batch
@@ -138,7 +158,7 @@ class Program:
         - opt: optax state; plateau: `Optimizer.init_plateau`.
         - skipped: how many steps had a non-finite loss or gradient and were not applied, and the last such step.
         """
-        params, rest = self.net.init(self._init_key, weights)
+        params, rest = self.net.init(key, weights)
         return {
             "step": jnp.int32(0),
             "params": params,
@@ -149,14 +169,10 @@ class Program:
             "skipped": {"count": jnp.int32(0), "step": jnp.int32(-1)},
         }
 
-    def _train_step(self, state: State, batch: Any, *, fetch: Callable[[Any], Batch] | None = None):
-        """One update. `fetch` turns `batch` into a batch inside jit (a cursor into a table on the device).
-
-        A step whose loss or gradient is not finite changes nothing but the counters.
-        """
+    def _train_step(self, state: State, batch: Any, key: jax.Array, *, fetch: Callable[[Any], Batch] | None = None):
         if fetch is not None:
             batch = jax.lax.with_sharding_constraint(fetch(batch), self.batch_sharding)
-        key = jax.random.fold_in(self._step_key, state["step"])
+        key = jax.random.fold_in(key, state["step"])
         batch = self._prepare(batch, train=True, key=jax.random.fold_in(key, AUGMENT))
         dropout = jax.random.fold_in(key, DROPOUT)
         loss, scalars, rest, grads = self._gradients(state, batch, dropout)
@@ -221,15 +237,17 @@ class Program:
         mean = functools.partial(jax.tree.map, lambda x: x.mean(0))
         return mean(losses), mean(scalars), rest, jax.tree.map(lambda g: g / self.accumulate, total)
 
-    def predict(self, state: State, batch: Batch, copy: jax.Array | None = None) -> Mapping[str, jax.Array]:
+    def predict(
+        self, state: State, batch: Batch, copy: jax.Array | None = None, key: jax.Array | None = None
+    ) -> Mapping[str, jax.Array]:
         """What the task predicts for a batch of decoded arrays, with the averaged parameters where there are some.
 
         Args:
-          copy: int32 number of an augmented view, prepared as in training; None prepares as evaluation does.
+          copy: int32 number of an augmented view, prepared with `key` as in training; None prepares as evaluation does.
         """
-        module, key = self.predictor(state), None
+        module = self.predictor(state)
         if copy is not None:  # a view depends on the first clip of its batch too, so that batches differ
-            key = jax.random.fold_in(jax.random.fold_in(self._step_key, copy), batch["clip"][0])
+            key = jax.random.fold_in(jax.random.fold_in(key, copy), batch["clip"][0])
         return dict(self.task.predict(module, self._prepare(batch, train=copy is not None, key=key)))
 
     def predictor(self, state: State) -> nnx.Module:

@@ -22,7 +22,7 @@ WIDTHS = {"motion": (8, 8), "branch": 16, "position": (8,), "layers": 1, "heads"
 ONE_DEVICE = jax.make_mesh((1, 1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1])
 
 
-def program(*, mesh=None, task=None, optimizer=None, rules=(), accumulate=1, **widths) -> Program:
+def program(*, mesh=None, task=None, optimizer=None, rules=(), accumulate=1, seed=0, **widths) -> Program:
     return Program(
         model=lambda rngs: movt.MovT(**(WIDTHS | widths), rngs=rngs),
         task=task or Classify(num_classes=3),
@@ -30,7 +30,7 @@ def program(*, mesh=None, task=None, optimizer=None, rules=(), accumulate=1, **w
         optimizer=optimizer or Optimizer(name="sgd", lr=0.1, momentum=0.9, clip_norm=1.0),
         mesh=mesh or ONE_DEVICE,
         rules=rules,
-        seed=0,
+        seed=seed,
         total_steps=10,
         accumulate=accumulate,
     )
@@ -46,6 +46,14 @@ def host_batch(b=16, seed=0) -> dict[str, np.ndarray]:
         "clip": np.arange(b, dtype=np.int32),
         "valid": np.ones(b, bool),
     }
+
+
+def test_runs_of_several_seeds_are_one_program_to_the_compiler():
+    first, second = (program(seed=seed) for seed in (0, 1))
+    lowered = [p.lower_train_step(p.shapes, host_batch()).as_text() for p in (first, second)]
+    assert lowered[0] == lowered[1]
+    weights = [p.init()["params"]["head/kernel"] for p in (first, second)]
+    assert not np.array_equal(*weights)
 
 
 def run(prog: Program, steps=3, batch=None):

@@ -168,11 +168,11 @@ class Data:
     @functools.cached_property
     def _chosen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """int64, sorted: the training clips, those among them whose label is used, the validation clips."""
-        whole, others = self._split(self.train), np.array([], np.int64)
+        whole, others = self.catalog_rows(self.train), np.array([], np.int64)
         if self.unlabelled:
             of_splits = [catalogs.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
             others = self._with_records(np.unique(np.concatenate(of_splits)), "+".join(self.unlabelled))
-        val = self._split(self.val) if self.val else np.array([], np.int64)
+        val = self.catalog_rows(self.val) if self.val else np.array([], np.int64)
         first = bool(self.k_shot or self.shots or self.unlabelled)
         if self.holdout and first:
             pool, val = catalogs.hold_out(self.catalog, np.union1d(whole, others), self.holdout, self.subset_seed)
@@ -209,10 +209,10 @@ class Data:
             return self._chosen[0]
         if split == "val" and (self.holdout or self.val not in ("", "val")):
             return self._chosen[2]
-        return self._split(split)
+        return self.catalog_rows(split)
 
-    def _split(self, name: str) -> np.ndarray:
-        """As the catalog has it."""
+    def catalog_rows(self, name: str) -> np.ndarray:
+        """int64 [n], sorted: a split as the catalog has it, whatever part of it this run trains or selects on."""
         return self._with_records(catalogs.select(self.catalog, name, classes=self.classes), name)
 
     def only_selects(self, split: str) -> bool:
