@@ -16,19 +16,22 @@ from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 from mtjax.plain_config import plain
 
+sys.path.insert(0, str(REPO))
 CONFIGS = sorted(p.stem for p in (REPO / "configs").glob("*.py") if p.stem != "__init__")
 
 
-def column_for(data: dict, width: int) -> tuple[str, str, records.Feature, Callable[[np.random.Generator], Any]]:
-    """(column, field, feature, random value) of what a modality reads."""
+def column_for(data: dict, width: int) -> tuple[str, list[str], records.Feature, Callable[[np.random.Generator], Any]]:
+    """(column, fields, feature, random value) of what a modality reads."""
     kind = data["name"]
     made = vars(lookup.resolve("data", kind)) | data  # the class's defaults stand for what a config leaves out
-    if kind == "frames.Frames":
+    if kind in ("frames.Frames", "rgb.Rgb", "flow.Flow"):
+        shape = (20, 26) if kind == "flow.Flow" else (20, 26, 3)
 
         def draw(rng):
-            return [image_bytes(p, "JPEG") for p in rng.integers(0, 256, (3, 20, 26, 3), np.uint8)]
+            return [image_bytes(p, "JPEG") for p in rng.integers(0, 256, (5, *shape), np.uint8)]
 
-        return made["column"], made["field"], records.Feature("jpeg"), draw
+        fields = [f"{made['field']}_x", f"{made['field']}_y"] if kind == "flow.Flow" else [made["field"]]
+        return made["column"], fields, records.Feature("jpeg", (-1,)), draw
     dtype, shape = np.float16, None
     if kind == "features.Features":
         dtype, shape = np.float32, (2, width) if made["views"] == "random" else (width,)
@@ -38,7 +41,7 @@ def column_for(data: dict, width: int) -> tuple[str, str, records.Feature, Calla
         shape = (made["frames"], made["points"], 3)
     return (
         made["column"],
-        made["field"],
+        [made["field"]],
         records.Feature(np.dtype(dtype).name, shape),
         lambda rng: rng.random(shape).astype(dtype),
     )
@@ -62,9 +65,9 @@ def dataset_for(config: dict, root) -> None:
     info = {"target_names": ["stiffness", "area_weight"][:targets]}
     Catalog(root, "tiny", "1", names, tuple(clips), info).save()
     for part in (data["student"], data["watched"]) if data["name"] == "joined.Joined" else (data,):
-        column, field, feature, draw = column_for(part, config["model"].get("width", 0))
-        values = {clip.id: {field: draw(rng)} for clip in clips}
-        column_writer.write_column(root, columns.Spec(column, {field: feature}, 1, "tests"), values)
+        column, fields, feature, draw = column_for(part, config["model"].get("width", 0))
+        values = {clip.id: {field: draw(rng) for field in fields} for clip in clips}
+        column_writer.write_column(root, columns.Spec(column, dict.fromkeys(fields, feature), 1, "tests"), values)
     if data.get("teacher"):
         schema = {"probs": records.Feature("float32", (classes,))}
         spec = columns.Spec(data["teacher"], schema, 1, "mtjax.predict", parameters={"class_names": list(names)})
@@ -78,18 +81,18 @@ SHRUNKEN = {
     "movt.MovT": ("motion=(8,)", "position=(8,)", "branch=8", "layers=1", "heads=2", "feed_forward=16"),
     "mil.MotionMIL": ("width=16", "layers=1", "heads=2", "feed_forward=16", "attention=8"),
     "xclip.VideoEncoder": VIDEO,
+    "r2plus1d.R2Plus1D18": ("width=2",),
     "frozen.Frozen": (),
 }
-SHRUNKEN_DATA = {"frames.Frames": ("frames=2", "size=16", "short_side=18")}
+CLIPS = ("frames=2", "stride=1", "size=16", "resize=(18,20)", "clips=2", "views=2", "workers=0")
+SHRUNKEN_DATA = {"frames.Frames": ("frames=2", "size=16", "short_side=18"), "flow.Flow": CLIPS, "rgb.Rgb": CLIPS}
 
 
 def test_there_are_configs():
     assert len(CONFIGS) >= 6
 
 
-def test_every_config_runs_two_steps(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(REPO)
-
+def test_every_config_runs_two_steps(tmp_path):
     def run(name: str):
         config = plain(importlib.import_module(f"configs.{name}").get_config())
         dataset_for(config, tmp_path / name)
@@ -107,6 +110,42 @@ def test_every_config_runs_two_steps(tmp_path, monkeypatch):
         assert done.returncode == 0, f"{name}: {done.stderr[-1500:]}"
         results = json.loads((tmp_path / "runs" / name / "results.json").read_text())
         assert any(k.startswith("test") for k in results["scores"]), name
+
+
+MOTIONFIT = importlib.import_module("configs.motionfit")
+
+
+@pytest.mark.parametrize("stage", MOTIONFIT.STAGES)
+def test_stages_of_motionfit_are_what_the_paper_says(stage):
+    c = MOTIONFIT.get_config(f"{stage},hmdb51,2")
+    clips = c.data.get("student", c.data)
+    lookup.check_keywords(lookup.resolve("data", c.data.name), {k: v for k, v in c.data.items() if k != "name"}, "data")
+    assert c.data.train == ("train" if stage.startswith("self") or stage == "mers" else "train2")
+    assert ("test" in c.evals) == (c.data.train == "train2") and c.evals.get("test", {"split": "test2"})[
+        "split"
+    ] == "test2"
+    epochs, milestones = (45, (20, 40)) if c.data.train == "train" else (120, (40, 60, 80))
+    assert c.train.epochs == epochs
+    np.testing.assert_allclose(np.multiply(c.optimizer.milestones, epochs), milestones)
+    assert (c.optimizer.name, c.optimizer.lr, c.optimizer.momentum, c.optimizer.weight_decay) == (
+        "sgd",
+        1e-3,
+        0.9,
+        5e-4,
+    )
+    assert c.train.batch == {"self": 16, "mers": 16, "self_s3dg": 32}.get(stage, 8)
+    assert clips.views == 10 and clips.stride == 1
+    assert (clips.size, clips.frames) == (
+        (224, 64) if "s3dg" in stage else (112, int(stage[-2:]) if "len" in stage else 16)
+    )
+    assert bool(c.model.frozen) == stage.startswith("tune")
+    assert all(cell.split("=")[0].split("/")[-1].startswith("hmdb") for cell in c.train.table)
+
+
+def test_a_stage_that_is_none_is_named():
+    for wrong in ("teach,ucf101,1", "motion,ucf101,first"):
+        with pytest.raises(ValueError, match="STAGE,DATASET,SPLIT"):
+            MOTIONFIT.get_config(wrong)
 
 
 FRAMES = {"name": "frames.Frames", "size": 16, "short_side": 18, "frames": 2}
@@ -138,7 +177,6 @@ def test_a_tiny_dataset_is_what_a_config_asks_for(kind, tmp_path):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_docstrings_say_command_and_expectation(name):
-    sys.path.insert(0, str(REPO))
     doc = importlib.import_module(f"configs.{name}").__doc__
     assert f"python -m mtjax.train --config=configs/{name}.py" in doc
     assert "xpected" in doc or "not yet run here" in doc
