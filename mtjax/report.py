@@ -1,10 +1,10 @@
 """Ours beside the paper's: one table and one self-contained HTML page from any number of workdirs.
 
     python -m mtjax.report WORKDIR [WORKDIR …] [--table=mt.t1] [--out=report.html]
-    python -m mtjax.report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN]
+    python -m mtjax.report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN] [--clusters=COLUMN,COLUMN]
 
-Runs that differ in their seed alone are one row: mean ± standard deviation (population) and n. Comparisons and features are
-those of the first workdir.
+Runs that differ in their seed alone are one row: mean ± standard deviation (population) and n; runs that differ in how many
+labels they use besides are one line of a plot. Comparisons, features and clusters are those of the first workdir.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mtjax import report_attention, report_comparison, report_features, results
+from mtjax import report_attention, report_clusters, report_comparison, report_features, report_labels, results
 from mtjax.lookup import ConfigError
 from mtjax.report_page import Section, write_page
 
@@ -46,12 +46,16 @@ def print_tables(groups: list[results.Group], table: str, tables: dict[str, Any]
         console.print(f"note: {note}", highlight=False)
 
 
-def sections(first: results.Result, groups: list[results.Group], args: argparse.Namespace) -> list[Section]:
-    """What the page shows beyond tables and runs: the student's comparisons, feature spaces, attention over time."""
+def sections(runs: list[results.Result], groups: list[results.Group], args: argparse.Namespace) -> list[Section]:
+    """What the page shows beyond tables and runs: accuracy by number of labels, the student's comparisons, feature spaces,
+    clusters, attention over time."""
+    first = runs[0]
     teacher, baseline = (path and results.Result.load(path) for path in (args.teacher, args.baseline))
-    found = report_comparison.sections(first, teacher, baseline)
+    found = report_labels.sections(runs) + report_comparison.sections(first, teacher, baseline)
     if args.features:
         found.append(report_features.section(first, args.features.split(","), args.features_split))
+    if args.clusters:
+        found += report_clusters.sections(first, args.clusters.split(","), args.clusters_frames)
     return found + [section for group in groups for section in report_attention.sections(group.runs[0])]
 
 
@@ -63,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--baseline", type=Path, default=None, help="the student without a teacher: gains are over it")
     parser.add_argument("--features", default="", help="columns with an embedding to draw, comma separated")
     parser.add_argument("--features_split", default="train", help="clips to draw (default: train)")
+    parser.add_argument("--clusters", default="", help="columns of mtjax.cluster to look into, comma separated")
+    parser.add_argument("--clusters_frames", default="frames", help="column of their pictures (default: frames)")
     parser.add_argument("--out", type=Path, default=None, help="HTML file (default: FIRST_WORKDIR/report.html)")
     args = parser.parse_args(argv)
     try:
@@ -73,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"--table={args.table!r}: there are {sorted(tables)}")
         print_tables(groups, args.table, tables)
         out = args.out or args.workdirs[0] / "report.html"
-        write_page(out, groups, args.table, tables, sections(runs[0], groups, args))
+        write_page(out, groups, args.table, tables, sections(runs, groups, args))
     except (ConfigError, OSError, ValueError) as e:
         print(f"mtjax: {e}", file=sys.stderr)
         return 2

@@ -44,6 +44,13 @@ class Result:
         """`name` and `kind` ("" if its maker says none) of the dataset; the folder's name for a run that did not note it."""
         return self.results.get("dataset") or {"name": Path(self.config["data"]["root"]).name, "kind": ""}
 
+    @property
+    def labelled(self) -> int | None:
+        """Training clips whose label was used; None for a run that did not note it and may have trained on others as well."""
+        if "labelled" in self.results or self.config["data"].get("unlabelled"):
+            return self.results.get("labelled")
+        return self.results.get("clips", {}).get("train")
+
     def catalog(self) -> Catalog:
         """Of the dataset that the rows of the run speak of.
 
@@ -81,11 +88,11 @@ class Group:
 def group_runs(results: Iterable[Result]) -> list[Group]:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(config_hash(_without_seed(result.config)), []).append(result)
+        groups.setdefault(config_hash(without_seed(result.config)), []).append(result)
     return [Group(tuple(sorted(g, key=lambda r: r.results["seed"]))) for g in groups.values()]
 
 
-def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+def without_seed(config: dict[str, Any]) -> dict[str, Any]:
     """What runs of several seeds share: few-shot choices and a teacher named after the seed (`teacher.3`) go with it."""
     data = {k: v for k, v in config["data"].items() if k != "subset_seed"}
     if str(data.get("teacher", "")).endswith(f".{config['seed']}"):

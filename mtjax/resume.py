@@ -134,6 +134,8 @@ class Run:
             "class_names": list(exp.data.class_names),
             "clips": {name: len(exp.data.rows(e.split)) for name, e in exp.evaluators.items()}
             | {"train": len(exp.data.rows("train"))},
+            # Of the training clips; their pseudo labels where those are what is learnt.
+            "labelled": int((exp.data.training_labels[exp.data.rows("train")] >= 0).sum()),
             "fingerprint": exp.data.fingerprint,
             "dataset": {"name": exp.data.catalog.name, "kind": exp.data.catalog.info.get("kind", "")},
             "git": _git_commit(),

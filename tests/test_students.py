@@ -1,5 +1,7 @@
 """Students of motion teachers: the loss and the rules by hand (MG-6), soft labels of a column and of a frozen teacher."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -245,6 +247,8 @@ def test_training_leaves_the_frozen_teacher_as_it_was(taught, tmp_path):
     config = student_of(root, workdir, beta=2.0)
     config["optimizer"] = {"lr": 0.05, "weight_decay": 0.5}  # decay would show on whatever the optimiser sees
     train_here(config, tmp_path / "student")
+    facts = json.loads((tmp_path / "student" / "results.json").read_text())
+    assert facts["labelled"] == 6 and facts["clips"] == {"test": 8, "train": 16}
     _, of_teacher, _ = load(workdir)
     experiment, state, _ = load(tmp_path / "student")
     assert set(state["params"]) == {f"{head}/{leaf}" for head in ("head", "weak_head") for leaf in ("kernel", "bias")}

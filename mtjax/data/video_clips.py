@@ -256,11 +256,15 @@ class VideoClips(OneColumn):
         return times[(starts + (extent - 1) // 2) % len(times)], extent * step
 
     def _item_times(self, record: dict[str, Any]) -> np.ndarray:
-        stored = len(record[self.fields[0]])
-        return np.asarray(record.get("times_s", np.arange(stored) / float(record.get("fps", 1.0))), np.float64)
+        return item_times(record, len(record[self.fields[0]]))
 
     def _end(self, record: dict[str, Any]) -> float:
         return float(self._item_times(record)[-1])
+
+
+def item_times(record: dict[str, Any], stored: int) -> np.ndarray:
+    """float64 [stored]: seconds of a record's images; they are numbered where it does not say."""
+    return np.asarray(record.get("times_s", np.arange(stored) / float(record.get("fps", 1.0))), np.float64)
 
 
 LABELS = ("pseudo_label", "label_before", "label_after")
