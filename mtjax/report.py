@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mtjax import report_attention, report_comparison, report_features, results
+from mtjax import report_attention, report_comparison, report_features, report_retrieval, results
 from mtjax.lookup import ConfigError
 from mtjax.report_page import Section, write_page
 
@@ -47,12 +47,14 @@ def print_tables(groups: list[results.Group], table: str, tables: dict[str, Any]
 
 
 def sections(first: results.Result, groups: list[results.Group], args: argparse.Namespace) -> list[Section]:
-    """What the page shows beyond tables and runs: the student's comparisons, feature spaces, attention over time."""
+    """What the page shows beyond tables and runs: the student's comparisons, feature spaces, attention over time, and what
+    clips retrieved."""
     teacher, baseline = (path and results.Result.load(path) for path in (args.teacher, args.baseline))
     found = report_comparison.sections(first, teacher, baseline)
     if args.features:
         found.append(report_features.section(first, args.features.split(","), args.features_split))
-    return found + [section for group in groups for section in report_attention.sections(group.runs[0])]
+    of_run = (report_attention.sections, report_retrieval.sections)
+    return found + [section for sections in of_run for group in groups for section in sections(group.runs[0])]
 
 
 def main(argv: list[str] | None = None) -> int:
