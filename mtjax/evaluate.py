@@ -20,7 +20,7 @@ from mtjax.data.batches import evaluation_batches
 from mtjax.experiment import Experiment, checkpoints_of
 from mtjax.lookup import ConfigError
 from mtjax.plain_config import from_json
-from mtjax.step import State
+from mtjax.step import Asked, State
 from mtjax.types import Rows
 
 ROWS = "rows"  # WORKDIR/rows/<eval>.npz: what the report draws from
@@ -38,11 +38,12 @@ def predict_rows(
     stop: Callable[[], bool] = lambda: False,
     *,
     copy: int = 0,
+    ask: Asked | None = None,
 ) -> dict[str, np.ndarray]:
     """Predictions for some clips, gathered on every process, padding dropped, sorted by clip.
 
     Args:
-      copy: n > 0 looks at the n-th augmented view of each clip, drawn as in training.
+      copy: n > 0 looks at the n-th augmented view of each clip, drawn as in training. ask: see `Program.predict`.
 
     Raises:
       Interrupted: `stop()` became true between two batches.
@@ -55,7 +56,8 @@ def predict_rows(
         if stop():
             raise Interrupted
         arrays = sharding.to_global(host_batch, local, batch, mesh)
-        rows = dict(experiment.program.predict_step(state, arrays, *view)) | {k: arrays[k] for k in PASSED_ON}
+        rows = dict(experiment.program.predict_step(state, arrays, *view, ask=ask))
+        rows |= {k: arrays[k] for k in PASSED_ON}
         if jax.process_count() > 1:
             rows = multihost_utils.process_allgather(rows, tiled=True)
         gathered.append(jax.device_get(rows))

@@ -21,6 +21,8 @@ from mtjax.plain_config import from_json
 from mtjax.step import Program, State, weights_to_host
 from mtjax.types import Evaluator, Task, Teacher
 
+# Of a `data` section: how it reads a dataset. What else all modalities share is about which clips and labels training uses.
+READING = ("root", "missing", "on_corrupt", "cache", "workers")
 SECTIONS = ("seed", "data", "model", "task", "optimizer", "evals", "train", "mesh")
 
 
@@ -213,8 +215,27 @@ def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) ->
     return checkpoint.Checkpoints(where, keep=section.keep, best_mode=section.select_mode, read_only=read_only)
 
 
-def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta) for prediction on raw videos: the dataset need not be on this machine."""
+def whole(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A `data` section that shows clips as this one does: every clip that the catalog has in a split, with the catalog's own
+    labels, whatever was chosen, held out or labelled for training. Of joined modalities (`data.joined`) the student's."""
+    shown = {k: section[k] for k in READING if k in section} | dict(section.get("student", section))
+    chosen = {f.name for f in dataclasses.fields(Data)} - set(READING) | {"pseudo"}
+    return {k: v for k, v in shown.items() if k not in chosen}
+
+
+def load_without_data(
+    workdir: Path, step: str = "selected", *, data: Mapping[str, Any] | None = None, batch: int = 0
+) -> tuple[Experiment, State, dict[str, Any]]:
+    """(experiment, state, checkpoint meta) for prediction without labels: the dataset need not be on this machine.
+
+    Args:
+      data: to predict a dataset, maybe another one: changes of the run's `data` section, which then is `whole`, e.g. the root.
+        None for raw videos.
+      batch: clips at once; 0 for the run's, of raw videos one a device.
+
+    Raises:
+      ConfigError, checkpoint.NoGoodCheckpoint; what `Data.check` raises of `data`.
+    """
     path = workdir / "config.json"
     if not path.is_file():
         raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
@@ -226,9 +247,14 @@ def load_without_data(workdir: Path, step: str = "selected") -> tuple[Experiment
     if number not in checkpoints.steps():
         raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
     config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
-    config["data"] = config["data"] | {"cache": "none"}
-    config["train"] = config["train"] | {"batch": jax.device_count(), "accumulate": 1}
+    if data is None:
+        config["data"], batch = config["data"] | {"cache": "none"}, batch or jax.device_count()
+    else:
+        config["data"] = whole(config["data"]) | dict(data)
+    config["train"] = config["train"] | {"batch": batch or config["train"]["batch"], "accumulate": 1}
     experiment = Experiment(config, fake=True)
+    if data is not None:
+        experiment.data.check()
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
     state, meta = checkpoints.restore(number, template)
     checkpoints.close()

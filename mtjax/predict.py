@@ -6,9 +6,11 @@ python -m mtjax.predict WORKDIR --root=DATASET --column=mplg.embedding --dense=1
 """
 
 import argparse
+import functools
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from mtjax.data import column_writer, columns
 from mtjax.evaluate import load, predict_rows
 from mtjax.experiment import Experiment, load_without_data
 from mtjax.lookup import ConfigError
-from mtjax.plain_config import config_hash
-from mtjax.step import State
+from mtjax.plain_config import config_hash, from_json
+from mtjax.step import Asked, State
 
-RECORDS_PER_SHARD = 20_000
+# At most. A shard is held in memory while it is predicted, and a killed run predicts it again.
+RECORDS_PER_SHARD, SHARD_BYTES = 20_000, 64 << 20
 
 
 def write_column(
@@ -36,15 +39,18 @@ def write_column(
     fields: Sequence[str],
     *,
     copies: int = 0,
-    dense: bool = False,
+    each_clip: bool = False,
+    ask: Asked | None = None,
 ) -> columns.Index:
     """Predicts every clip of some splits (all clips for ()) and writes a column, shard by shard; a killed run goes on.
 
     Args:
-      splits: of the catalog: "train" is all of it, not the few clips whose labels the run has seen.
+      splits: of the catalog: "train" is all of it, not the few clips whose labels the run has seen; or the "val" that the run
+        has held out of it.
       copies: augmented views beside the one that evaluation sees, which comes first: fields are [1 + copies, …] then.
-      dense: of data with `dense` views, write each clip's `embedding` [n d] and the time of its middle, `centre_s` [n],
-        instead of `fields`.
+      each_clip: of data with several clips a video, write each one's `embedding` [n d] and the time of its middle, `centre_s`
+        [n], instead of `fields`.
+      ask: what is predicted, in place of the task's outputs (`Program.predict`).
 
     A clip that shows nothing (`observed` False) gets no record and is listed in failures.jsonl: a teacher has nothing to
     say about it.
@@ -53,29 +59,32 @@ def write_column(
     if copies and experiment.data.cache == "device":
         raise ConfigError("--copies: views are drawn while clips are read; set --cache=none")
     wanted = splits or list(data.catalog.splits)
-    clips = np.unique(np.concatenate([data.catalog_rows(split) for split in wanted]))
+    rows_of = {split: data.catalog_rows if split in data.catalog.splits else data.rows for split in wanted}
+    clips = np.unique(np.concatenate([rows(split) for split, rows in rows_of.items()]))
     row_of = {data.catalog.clips[row].id: row for row in clips}
-    schema = _dense_schema(experiment) if dense else _output_schema(experiment, fields, copies)
-    made_of = {"config": config_hash(experiment.config), "step": meta["step"], "splits": list(wanted)}
+    outputs = _outputs(experiment, ask)
+    schema = _clips_schema(outputs) if each_clip else _output_schema(outputs, fields, copies)
     spec = columns.Spec(
         name=name,
         schema=schema,
-        num_shards=max(1, -(-len(clips) * (1 + copies) // RECORDS_PER_SHARD)),
+        num_shards=_num_shards(len(clips), copies, schema, outputs),
         producer="mtjax.predict",
-        parameters=made_of
+        parameters={"config": _values_hash(experiment, copies), "step": meta["step"], "splits": list(wanted)}
         | {"copies": copies, "class_names": meta["class_names"]}
-        | ({"dense": data.dense} if dense else {}),
+        | ({"dense": data.dense} if each_clip and data.dense else {"views": data.views} if each_clip else {})
+        | ({"ask": ask.__name__} if ask else {}),
         weights=meta["seal"][:16],
     )
     directory = column_writer.create(data.root, spec)
     for shard, ids in column_writer.pending(directory, spec, list(row_of)).items():
-        rows_of_shard = np.array(sorted(row_of[i] for i in ids), np.int64)
-        views = [predict_rows(experiment, state, rows_of_shard, copy=copy) for copy in range(1 + copies)]
+        rows = np.array(sorted(row_of[i] for i in ids), np.int64)  # none, perhaps: few clips may leave a shard empty
+        views = [predict_rows(experiment, state, rows, copy=copy, ask=ask) for copy in range(1 + copies)] if ids else []
         if jax.process_index():
             continue
         with column_writer.shard_writer(directory, spec, shard, ids) as writer:
-            _write_rows(writer, [data.catalog.clips[row].id for row in views[0]["clip"]], views, schema)
-            for clip_id in sorted(set(ids) - {data.catalog.clips[row].id for row in views[0]["clip"]}):
+            seen = [data.catalog.clips[row].id for row in views[0]["clip"]] if ids else []
+            _write_rows(writer, seen, views, schema)
+            for clip_id in sorted(set(ids) - set(seen)):
                 writer.fail(clip_id, "read", "damaged record")
         logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
     return column_writer.finish(directory) if not jax.process_index() else None
@@ -87,8 +96,8 @@ def _write_rows(
     views: Sequence[dict[str, np.ndarray]],
     schema: records.Schema,
 ) -> None:
-    centre = views[0]
     for i, clip_id in enumerate(ids):
+        centre = views[0]
         if "observed" in centre and not centre["observed"][i]:
             writer.fail(clip_id, "predict", "the clip shows nothing")
             continue
@@ -102,27 +111,43 @@ def _write_rows(
         writer.write(clip_id, values if len(views) > 1 else {f: v[0] for f, v in values.items()})
 
 
-def _output_schema(experiment: Experiment, fields: Sequence[str], copies: int) -> dict[str, records.Feature]:
-    """Field → feature."""
-    shapes = _outputs(experiment)
-    if unknown := sorted(set(fields) - set(shapes)):
-        raise ConfigError(f"--fields: {unknown} are not among the task's outputs {sorted(shapes)}")
-    views = (1 + copies,) if copies else ()
-    return {name: records.Feature("float32", (*views, *shapes[name].shape[1:])) for name in fields}
+Outputs = Mapping[str, jax.ShapeDtypeStruct]
 
 
-def _dense_schema(experiment: Experiment) -> dict[str, records.Feature]:
-    shapes = _outputs(experiment)
-    if not {"clip_embedding", "centre_s"} <= set(shapes):
-        raise ConfigError(f"--dense: this run's data has no clips of a video, its outputs are {sorted(shapes)}")
-    width = shapes["clip_embedding"].shape[-1]
-    return {"embedding": records.Feature("float32", (-1, width)), "centre_s": records.Feature("float32", (-1,))}
-
-
-def _outputs(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the task predicts, without running it."""
+def _outputs(experiment: Experiment, ask: Asked | None) -> Outputs:
+    """What is predicted, without running it."""
     fake = experiment.data.read(np.zeros(experiment.train.batch, np.int64), np.zeros(experiment.train.batch, bool))
-    return jax.eval_shape(experiment.program.predict_step, experiment.program.shapes, fake)
+    return jax.eval_shape(functools.partial(experiment.program.predict_step, ask=ask), experiment.program.shapes, fake)
+
+
+def _output_schema(outputs: Outputs, fields: Sequence[str], copies: int) -> dict[str, records.Feature]:
+    """Field → feature."""
+    if unknown := sorted(set(fields) - set(outputs)):
+        raise ConfigError(f"--fields: {unknown} are not among the task's outputs {sorted(outputs)}")
+    views = (1 + copies,) if copies else ()
+    return {name: records.Feature("float32", (*views, *outputs[name].shape[1:])) for name in fields}
+
+
+def _clips_schema(outputs: Outputs) -> dict[str, records.Feature]:
+    if not {"clip_embedding", "centre_s"} <= set(outputs):
+        raise ConfigError(f"--dense: this run's data has no clips of a video, its outputs are {sorted(outputs)}")
+    of_clip = outputs["clip_embedding"]
+    embedding = records.Feature(of_clip.dtype.name, (-1, of_clip.shape[-1]))
+    return {"embedding": embedding, "centre_s": records.Feature("float32", (-1,))}
+
+
+def _num_shards(clips: int, copies: int, schema: records.Schema, outputs: Outputs) -> int:
+    most = outputs["centre_s"].shape[1] if "centre_s" in schema else 1  # clips of a video
+    sizes = [np.dtype(f.dtype).itemsize * math.prod(most if d < 0 else d for d in f.shape) for f in schema.values()]
+    return max(1, -(-clips * (1 + copies) // RECORDS_PER_SHARD), -(-clips * sum(sizes) // SHARD_BYTES))
+
+
+def _values_hash(experiment: Experiment, copies: int) -> str:
+    """Of what the config says about predicted values, not of where and how fast the dataset is read."""
+    config = experiment.config
+    data = {k: v for k, v in config["data"].items() if k not in ("root", "generate", "workers")}
+    drawn = {"seed": config["seed"], "batch": experiment.train.batch} if copies else {}
+    return config_hash({"data": data, "model": config["model"], "task": config["task"]} | drawn)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,7 +166,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--pose_checkpoint", default="", help="for a pose model's run")
     parser.add_argument("--device", default="", help="for a pose model's run: PyTorch's device")
-    parser.add_argument("--root", default="", help="dataset folder (default: the training one)")
+    parser.add_argument(
+        "--root", default="", help="another dataset's folder, whose labels do not matter (default: the training one)"
+    )
     parser.add_argument("--column", default="", help="write predictions over the dataset as this column")
     parser.add_argument("--splits", default="", help="comma separated (default: all)")
     parser.add_argument("--fields", default="probs,embedding", help="outputs to write")
@@ -160,10 +187,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.column:
             changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
-            loaded = load(args.workdir, step=args.step, overrides=changed, batch=args.batch)
+            loaded = _load(args.workdir, args.step, changed, args.batch)
             splits = [s for s in args.splits.split(",") if s]
             index = write_column(
-                *loaded, args.column, splits, args.fields.split(","), copies=args.copies, dense=bool(args.dense)
+                *loaded, args.column, splits, args.fields.split(","), copies=args.copies, each_clip=bool(args.dense)
             )
             if index is not None:
                 print(
@@ -174,6 +201,15 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, checkpoint.NoGoodCheckpoint, column_writer.Busy) as e:
         print(f"mtjax: {e}", file=sys.stderr)
         return 2
+
+
+def _load(workdir: Path, step: str, changed: dict[str, Any], batch: int) -> tuple[Experiment, State, dict[str, Any]]:
+    """The run on its own dataset, with the splits that it made of it; or on another one, with that one's."""
+    path = workdir / "config.json"
+    own = from_json(path.read_text())["data"]["root"] if path.is_file() else ""
+    if "root" in changed and Path(changed["root"]).resolve() != Path(own).resolve():
+        return load_without_data(workdir, step, data=changed, batch=batch)
+    return load(workdir, step=step, overrides=changed, batch=batch)
 
 
 def _predict_videos(args: argparse.Namespace) -> int:

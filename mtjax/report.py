@@ -15,7 +15,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mtjax import report_attention, report_clusters, report_comparison, report_features, report_labels, results
+from mtjax import (
+    report_attention,
+    report_clusters,
+    report_comparison,
+    report_features,
+    report_labels,
+    report_retrieval,
+    results,
+)
 from mtjax.lookup import ConfigError
 from mtjax.report_page import Section, write_page
 
@@ -48,7 +56,7 @@ def print_tables(groups: list[results.Group], table: str, tables: dict[str, Any]
 
 def sections(runs: list[results.Result], groups: list[results.Group], args: argparse.Namespace) -> list[Section]:
     """What the page shows beyond tables and runs: accuracy by number of labels, the student's comparisons, feature spaces,
-    clusters, attention over time."""
+    clusters, attention over time, and what clips retrieved."""
     first = runs[0]
     teacher, baseline = (path and results.Result.load(path) for path in (args.teacher, args.baseline))
     found = report_labels.sections(runs) + report_comparison.sections(first, teacher, baseline)
@@ -56,7 +64,8 @@ def sections(runs: list[results.Result], groups: list[results.Group], args: argp
         found.append(report_features.section(first, args.features.split(","), args.features_split))
     if args.clusters:
         found += report_clusters.sections(first, args.clusters.split(","), args.clusters_frames)
-    return found + [section for group in groups for section in report_attention.sections(group.runs[0])]
+    of_run = (report_attention.sections, report_retrieval.sections)
+    return found + [section for sections in of_run for group in groups for section in sections(group.runs[0])]
 
 
 def main(argv: list[str] | None = None) -> int:

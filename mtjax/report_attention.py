@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import itertools
+from collections.abc import Sequence
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ from mtjax.types import Rows
 FRAMES = "frames"  # the column of pictures, if the dataset has one
 MAX_CLIPS = 8
 SHOWN = 8  # frames of a clip
+Of = TypeVar("Of")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +82,23 @@ def sections(run: Result) -> list[Section]:
 
 
 def examples(rows: Rows, most: int = MAX_CLIPS) -> list[Example]:
-    """Which clips to draw: classes evenly spaced, one clip each, by turns the most confident wrong and right answer.
-
-    A clip without attention (nothing observed) is never drawn. If all chosen are right although some clip is wrong, or the
-    other way round, the most confident one of that kind takes the last place (of its own class if that was chosen).
-    """
+    """Which clips to draw: `mixed` of the most confident. A clip without attention (nothing observed) is never drawn."""
     probs, labels = top1.labelled(rows)
     place = np.flatnonzero(rows["label"] >= 0)
     seen = rows["attention"][place].sum(1) > 0
     # Stable in the order of the rows; the most confident first.
     order = [int(i) for i in np.argsort(-probs.max(1), kind="stable") if seen[i]]
     found = [Example(int(place[i]), int(labels[i]), int(probs[i].argmax()), float(probs[i].max())) for i in order]
+    return mixed(found, most)
+
+
+def mixed(found: Sequence[Of], most: int) -> list[Of]:
+    """Some of the examples, which have a `label` and whether they are `right`: classes evenly spaced, one each, by turns the
+    first wrong and right one.
+
+    If all chosen are right although some example is wrong, or the other way round, the first one of that kind takes the last
+    place (of its own class if that was chosen).
+    """
     classes = sorted({e.label for e in found})
     if len(classes) > most:
         classes = [classes[i * len(classes) // most] for i in range(most)]

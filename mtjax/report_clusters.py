@@ -98,7 +98,7 @@ class Pictures:
         try:
             if not stored:
                 raise CorruptRecord("no image")
-            times = item_times(record, len(stored))
+            times = item_times(record, self._field)
             wanted = shown(times, start_s, end_s)
             return [images.decode(stored[i], "RGB", at_least=PICTURE_PX) for i in wanted], float(times[-1])
         except CorruptRecord as e:

@@ -13,6 +13,7 @@ from mtjax import report_plots, results
 from mtjax.evaluate import ROWS
 from mtjax.evaluators import top1
 
+NOT_FACTS = ("scores", "fingerprint", "table", "class_names", results.RETRIEVAL)  # of results.json, said elsewhere
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>mtjax report</title>
 <style>
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #1b1b1f }
@@ -98,7 +99,7 @@ def write_page(
 
 def _run(result: results.Result) -> dict[str, Any]:
     """Plots and per-class tables of one run (the first seed of a group)."""
-    shown = {k: v for k, v in result.results.items() if k not in ("scores", "fingerprint", "table", "class_names")}
+    shown = {k: v for k, v in result.results.items() if k not in NOT_FACTS}
     facts = " · ".join(f"{k} {_said(v)}" for k, v in shown.items())
     plots, classes = [("learning curves", report_plots.learning_curves(result.metrics))], {}
     names = result.results["class_names"]

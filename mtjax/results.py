@@ -15,6 +15,7 @@ from mtjax.lookup import ConfigError
 from mtjax.metrics_log import METRICS, read_metrics
 from mtjax.plain_config import config_hash, from_json
 
+RETRIEVAL = "retrieval"  # in results.json: what `mtjax.retrieve` says of its scores, by their name
 HIDDEN = ("n", "loss", "unobserved")  # metrics that the console table leaves out
 
 
@@ -51,13 +52,16 @@ class Result:
             return self.results.get("labelled")
         return self.results.get("clips", {}).get("train")
 
-    def catalog(self) -> Catalog:
-        """Of the dataset that the rows of the run speak of.
+    def catalog(self, retrieval: str = "") -> Catalog:
+        """Of the dataset that the rows of the run speak of, or the clips of a retrieval of this name.
 
         Raises:
           CatalogError: it is not there. ConfigError: it is another one now.
         """
-        catalog, known = Catalog.load(self.config["data"]["root"]), self.results["fingerprint"]["catalog"]
+        root, known = self.config["data"]["root"], self.results["fingerprint"]["catalog"]
+        if retrieval:
+            root, known = (self.results[RETRIEVAL][retrieval][k] for k in ("root", "fingerprint"))
+        catalog = Catalog.load(root)
         if catalog.fingerprint != known:
             raise ConfigError(
                 f"{self.workdir}: {catalog.root} has changed since the run ({catalog.fingerprint}, not {known}); "
@@ -83,6 +87,20 @@ class Group:
         values = [r.scores[metric] for r in self.runs if metric in r.scores]
         values += [r.results[metric] for r in self.runs if metric in r.results and metric not in r.scores]
         return {"mean": float(np.mean(values)), "std": float(np.std(values)), "n": len(values)} if values else None
+
+    def dataset_of(self, metric: str) -> dict[str, str]:
+        """Where a metric was measured: on the runs' dataset, or where `mtjax.retrieve` found its clips.
+
+        Raises:
+          ConfigError: there, and the seeds do not have the same, so that their mean says nothing.
+        """
+        said = (run.results.get(RETRIEVAL, {}).get(metric.split("/")[0]) for run in self.runs)
+        found = [retrieved["dataset"] for retrieved in said if retrieved]
+        if any(other != found[0] for other in found):
+            raise ConfigError(
+                f"{self.title}: {metric} is of {[d['name'] for d in found]}; score all seeds on one dataset"
+            )
+        return found[0] if found else self.runs[0].dataset
 
 
 def group_runs(results: Iterable[Result]) -> list[Group]:
@@ -128,7 +146,8 @@ def join(table: str, groups: list[Group], tables: dict[str, Any]) -> list[dict[s
                 raise ConfigError(f"config.train.table={cell!r}: {table} has no such row or column")
             if (summary := group.summary(metric)) is None:
                 continue
-            on = {"on": "" if same_dataset(group.runs[0].dataset, sets[column]) else group.runs[0].dataset["name"]}
+            dataset = group.dataset_of(metric)
+            on = {"on": "" if same_dataset(dataset, sets[column]) else dataset["name"]}
             ours.setdefault((row, column), []).append(summary | on)
             chance = {"mean": 100 / len(group.runs[0].results["class_names"]), "std": 0.0, "n": 1} | on
             for by in by_chance:
@@ -183,15 +202,23 @@ def difference_of(cell: dict[str, Any]) -> str:
 def own_table(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all our runs: parameters, cost, and every final metric."""
     found = {m for g in groups for r in g.runs for m in r.scores if m.split("/")[-1] not in HIDDEN}
-    metrics = sorted(found, key=lambda m: (not m.endswith("/top1"), m))  # what papers print comes first
+    # What papers print comes first; R@5 before R@10.
+    metrics = sorted(found, key=lambda m: (not m.endswith("/top1"), m.rstrip("0123456789"), len(m), m))
     header = ["run", "seeds", "parameters", "GMAC", *metrics]
     rows = []
     for group in groups:
         first = group.runs[0].results
         seeds = ",".join(str(r.results["seed"]) for r in group.runs)
         fixed = [group.title, seeds, f"{first['params']:,}", f"{first['gmacs']:.4f}"]
-        rows.append(fixed + [text_of(group.summary(m)) for m in metrics])
+        rows.append(fixed + [_own_cell(group, m) for m in metrics])
     return header, rows
+
+
+def _own_cell(group: Group, metric: str) -> str:
+    """With the dataset's name where it is not that of the run."""
+    summary, dataset = group.summary(metric), group.dataset_of(metric)
+    elsewhere = summary is not None and dataset != group.runs[0].dataset
+    return text_of(summary) + (f" on {dataset['name']}" if elsewhere else "")
 
 
 def notes(table: str, tables: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from mtjax import sharding
 from mtjax.optim import Optimizer
 from mtjax.types import Batch, Params, Scalars, Task
 
+Asked = Callable[[nnx.Module, Batch], Mapping[str, jax.Array]]  # arrays with leading dimension b
 State = dict[str, Any]  # step, params, rest, opt, plateau, ema, skipped: see `Program.init`
 DROPOUT, AUGMENT = 0, 1  # streams folded from the step's key
 
@@ -117,7 +118,7 @@ class Program:
         self._jit_train_step = jax.jit(
             self._train_step, out_shardings=(self.shardings, replicated), donate_argnums=0, static_argnames="fetch"
         )
-        self._jit_predict = jax.jit(self.predict, out_shardings=self.batch_sharding)
+        self._jit_predict = jax.jit(self.predict, out_shardings=self.batch_sharding, static_argnames="ask")
         self.update_plateau = jax.jit(
             lambda plateau, loss: optimizer.update_plateau(plateau, loss), out_shardings=replicated
         )
@@ -145,10 +146,10 @@ class Program:
         return self._jit_train_step.lower(state, batch, self._step_key)
 
     def predict_step(
-        self, state: State, batch: Mapping[str, Any], copy: jax.Array | None = None
+        self, state: State, batch: Mapping[str, Any], copy: jax.Array | None = None, *, ask: Asked | None = None
     ) -> Mapping[str, jax.Array]:
         """`predict`, compiled."""
-        return self._jit_predict(state, batch, copy, None if copy is None else self._step_key)
+        return self._jit_predict(state, batch, copy, None if copy is None else self._step_key, ask=ask)
 
     def _init(self, weights: Params, key: jax.Array) -> State:
         """
@@ -238,17 +239,24 @@ class Program:
         return mean(losses), mean(scalars), rest, jax.tree.map(lambda g: g / self.accumulate, total)
 
     def predict(
-        self, state: State, batch: Batch, copy: jax.Array | None = None, key: jax.Array | None = None
+        self,
+        state: State,
+        batch: Batch,
+        copy: jax.Array | None = None,
+        key: jax.Array | None = None,
+        *,
+        ask: Asked | None = None,
     ) -> Mapping[str, jax.Array]:
         """What the task predicts for a batch of decoded arrays, with the averaged parameters where there are some.
 
         Args:
           copy: int32 number of an augmented view, prepared with `key` as in training; None prepares as evaluation does.
+          ask: something else that is asked of the module and the prepared batch, in place of what the task predicts.
         """
         module = self.predictor(state)
         if copy is not None:  # a view depends on the first clip of its batch too, so that batches differ
             key = jax.random.fold_in(jax.random.fold_in(key, copy), batch["clip"][0])
-        return dict(self.task.predict(module, self._prepare(batch, train=copy is not None, key=key)))
+        return dict((ask or self.task.predict)(module, self._prepare(batch, train=copy is not None, key=key)))
 
     def predictor(self, state: State) -> nnx.Module:
         """The module that predicts: with the averaged parameters and statistics where there are some."""

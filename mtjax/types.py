@@ -53,6 +53,14 @@ class Attending(Protocol):
 
 
 @runtime_checkable
+class Describing(Protocol):
+    """What a backbone may add when its clips have a better description for retrieval than their embedding."""
+
+    def describe(self, batch: Batch) -> Float[Array, "*b d"]:
+        """One vector a clip, in evaluation; [b k d] of k clips a video."""
+
+
+@runtime_checkable
 class Task(Protocol):
     """What a method optimises and predicts. Constructed as `Task(data, **config.task)`.
 

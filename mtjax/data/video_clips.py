@@ -251,19 +251,17 @@ class VideoClips(OneColumn):
 
     def _times(self, record: dict[str, Any], starts: np.ndarray) -> tuple[np.ndarray, float]:
         """Seconds of the clips' middles, and from one clip to where the next one would begin."""
-        times, extent = self._item_times(record), clip_sampling.extent(self.frames, self.stride)
+        times, extent = item_times(record, self.fields[0]), clip_sampling.extent(self.frames, self.stride)
         step = float(np.diff(times).mean()) if len(times) > 1 else 1.0
         return times[(starts + (extent - 1) // 2) % len(times)], extent * step
 
-    def _item_times(self, record: dict[str, Any]) -> np.ndarray:
-        return item_times(record, len(record[self.fields[0]]))
-
     def _end(self, record: dict[str, Any]) -> float:
-        return float(self._item_times(record)[-1])
+        return float(item_times(record, self.fields[0])[-1])
 
 
-def item_times(record: dict[str, Any], stored: int) -> np.ndarray:
-    """float64 [stored]: seconds of a record's images; they are numbered where it does not say."""
+def item_times(record: dict[str, Any], field: str) -> np.ndarray:
+    """float64 seconds of the images in `field`; they are numbered where the record does not say."""
+    stored = len(record[field])
     return np.asarray(record.get("times_s", np.arange(stored) / float(record.get("fps", 1.0))), np.float64)
 
 

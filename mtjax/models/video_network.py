@@ -1,12 +1,12 @@
 """Convolutional networks of clips: stages of units, each `unit(x, train=)`; frozen stages; the classifier on top."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mtjax.models.convolution import Conv3D, Pads, Triple
+from mtjax.models.convolution import Conv3D, Pads, Triple, max_pool
 from mtjax.models.layers import BatchNorm
 from mtjax.types import Batch
 
@@ -120,9 +120,32 @@ class VideoNetwork(nnx.Module):
 
     def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "*b d"]:
         """`embed` of the field `reads` of the batch; [b k d] of several clips a video [b k t h w c]."""
+        return self._of_clips(batch, lambda clip: self.embed(clip, train=train))
+
+    def describe(self, batch: Batch) -> Float[Array, "*b d"]:
+        """See `types.Describing`: of the last stage, the largest of each 2 × 2 positions (VCOP; motionfit.md §8), float32.
+        9,216 numbers for R(2+1)D-18 and 16 frames of 112 × 112.
+
+        Raises:
+          ValueError: the last stage has fewer positions than that.
+        """
+
+        def largest(clip: Float[Array, "b t h w c"]) -> Float[Array, "b d"]:
+            features = self.stages(clip, train=False)[self.names[-1]]
+            if min(features.shape[2:4]) < 2:
+                raise ValueError(
+                    f"{self.names[-1]} has {features.shape[2]} × {features.shape[3]} positions, descriptors need 2 × 2: larger "
+                    "clips (data.size)"
+                )
+            return max_pool(features, (1, 2, 2), (1, 2, 2)).astype(jnp.float32).reshape(len(clip), -1)
+
+        return self._of_clips(batch, largest)
+
+    def _of_clips(
+        self, batch: Batch, vector: Callable[[Float[Array, "n t h w c"]], Float[Array, "n d"]]
+    ) -> Float[Array, "*b d"]:
         clips = batch[self.reads]
-        lead = clips.shape[:-4]
-        return self.embed(clips.reshape(-1, *clips.shape[-4:]), train=train).reshape(*lead, -1)
+        return vector(clips.reshape(-1, *clips.shape[-4:])).reshape(*clips.shape[:-4], -1)
 
 
 class VideoClassifier(nnx.Module):
