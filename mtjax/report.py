@@ -3,8 +3,9 @@
     python -m mtjax.report WORKDIR [WORKDIR …] [--table=mt.t1] [--out=report.html]
     python -m mtjax.report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN] [--clusters=COLUMN,COLUMN]
 
-Runs that differ in their seed alone are one row: mean ± standard deviation (population) and n; runs that differ in how many
-labels they use besides are one line of a plot. Comparisons, features and clusters are those of the first workdir.
+Runs that differ in their seed and official split alone are one row: mean ± standard deviation (population) and n, over splits
+where there are several. Runs that differ in how many labels they use besides are one line of a plot. Comparisons, features and
+clusters are those of the first workdir.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def without_labels(config: dict[str, Any]) -> dict[str, Any]:
     of labels (runs/self20-0, runs/self50-1); where a result stands in the paper's tables does not matter."""
     shared = results.without_seed(config)
     data = {k: v for k, v in shared["data"].items() if k not in HOW_MANY}
-    train = {k: v for k, v in shared["train"].items() if k not in (*LENGTH, "table")}
+    train = {k: v for k, v in shared["train"].items() if k not in LENGTH}
     return shared | {"data": data, "train": train | {"init": re.sub(r"\d", "", train.get("init", ""))}}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ from mtjax.metrics_log import METRICS, read_metrics
 from mtjax.plain_config import config_hash, from_json
 
 RETRIEVAL = "retrieval"  # in results.json: what `mtjax.retrieve` says of its scores, by their name
+NUMBERED = re.compile(r"^(train|test)(\d+)")  # official splits, which a dataset has several of
 HIDDEN = ("n", "loss", "unobserved")  # metrics that the console table leaves out
 
 
@@ -72,20 +74,33 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs of one config that differ in their seed alone."""
+    """Runs of one config that differ in their seed and in the official split alone."""
 
     runs: tuple[Result, ...]
 
     @property
+    def splits(self) -> list[int]:
+        """Numbers of the official splits, [0] where they have none."""
+        return sorted({split_of(r.config) for r in self.runs})
+
+    @property
     def title(self) -> str:
-        first = self.runs[0]
-        name = first.workdir.name
-        return name if len(self.runs) == 1 else f"{name} and {len(self.runs) - 1} more seed(s)"
+        name, others = self.runs[0].workdir.name, len(self.runs) - 1
+        return f"{name} and {others} more {'seed' if len(self.splits) == 1 else 'run'}(s)" if others else name
+
+    @property
+    def seeds(self) -> str:
+        seeds = ",".join(str(seed) for seed in sorted({r.results["seed"] for r in self.runs}))
+        return seeds + (f"; splits {','.join(map(str, self.splits))}" if len(self.splits) > 1 else "")
 
     def summary(self, metric: str) -> dict[str, float] | None:
-        """mean, std (population) and n over seeds; None when no run has the metric."""
-        values = [r.scores[metric] for r in self.runs if metric in r.scores]
-        values += [r.results[metric] for r in self.runs if metric in r.results and metric not in r.scores]
+        """mean, std (population) and n over seeds, None when no run has the metric; over several official splits, of the means
+        over their seeds, as papers do (motionfit.md §7), n is that of splits."""
+        found: dict[int, list[float]] = {}
+        for run in self.runs:
+            if metric in (of := run.scores if metric in run.scores else run.results):
+                found.setdefault(split_of(run.config), []).append(of[metric])
+        values = next(iter(found.values()), []) if len(found) < 2 else [np.mean(seeds) for seeds in found.values()]
         return {"mean": float(np.mean(values)), "std": float(np.std(values)), "n": len(values)} if values else None
 
     def dataset_of(self, metric: str) -> dict[str, str]:
@@ -107,15 +122,37 @@ def group_runs(results: Iterable[Result]) -> list[Group]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(config_hash(without_seed(result.config)), []).append(result)
-    return [Group(tuple(sorted(g, key=lambda r: r.results["seed"]))) for g in groups.values()]
+    return [Group(tuple(sorted(g, key=lambda r: (split_of(r.config), r.results["seed"])))) for g in groups.values()]
+
+
+def split_of(config: dict[str, Any]) -> int:
+    """The number of the official split that a run trains on: 1 for "train1" or "train1_fit", 0 for none."""
+    found = NUMBERED.match(config["data"].get("train", ""))
+    return int(found[2]) if found else 0
 
 
 def without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """What runs of several seeds share: few-shot choices and a teacher named after the seed (`teacher.3`) go with it."""
-    data = {k: v for k, v in config["data"].items() if k != "subset_seed"}
-    if str(data.get("teacher", "")).endswith(f".{config['seed']}"):
-        data["teacher"] = data["teacher"].rpartition(".")[0]
-    return {k: v for k, v in config.items() if k != "seed"} | {"data": data}
+    """What runs of several seeds and official splits share. Few-shot choices go with them, and so does the number in what is
+    named after them: a column "teacher.3", a workdir "runs/self-ucf101-1-0". Where a result stands in the paper's tables does not
+    matter."""
+    own = {str(config["seed"]), str(split_of(config))}
+
+    def unnumbered(name: str) -> str:
+        return re.sub(r"(?<![^\W_])\d+(?![^\W_])", lambda number: "#" if number[0] in own else number[0], name)
+
+    def section(name: str, *named: str) -> dict[str, Any]:
+        return {k: unnumbered(v) if k in named and isinstance(v, str) else v for k, v in config.get(name, {}).items()}
+
+    def plain(split: str) -> str:
+        return NUMBERED.sub(r"\1", split)
+
+    data = {k: v for k, v in section("data", "teacher", "pseudo").items() if k != "subset_seed"}
+    data |= {k: plain(data[k]) for k in ("train", "val") if k in data}
+    data |= {"unlabelled": [plain(split) for split in data["unlabelled"]]} if "unlabelled" in data else {}
+    evals = {name: e | {"split": plain(e["split"])} for name, e in config.get("evals", {}).items()}
+    train = {k: v for k, v in section("train", "init").items() if k != "table"}
+    shared = {"data": data, "task": section("task", "teacher"), "evals": evals, "train": train}
+    return {k: v for k, v in config.items() if k != "seed"} | shared
 
 
 def load_tables() -> dict[str, Any]:
@@ -136,8 +173,10 @@ def join(table: str, groups: list[Group], tables: dict[str, Any]) -> list[dict[s
     sets = dict(zip(paper["columns"], paper.get("datasets", [""] * len(paper["columns"])), strict=True))
     by_chance = [r["id"] for r in paper["rows"] if r.get("computed") == "chance"]
     ours: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for group in groups:
-        for cell in group.runs[0].config["train"].get("table", ()):
+    for one in groups:
+        named = [tuple(run.config["train"].get("table", ())) for run in one.runs]
+        for cell in dict.fromkeys(cell for cells in named for cell in cells):
+            group = Group(tuple(run for run, cells in zip(one.runs, named, strict=True) if cell in cells))
             place, _, metric = cell.partition("=")
             name, row, column = place.split("/")
             if name != table:
@@ -208,8 +247,7 @@ def own_table(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for group in groups:
         first = group.runs[0].results
-        seeds = ",".join(str(r.results["seed"]) for r in group.runs)
-        fixed = [group.title, seeds, f"{first['params']:,}", f"{first['gmacs']:.4f}"]
+        fixed = [group.title, group.seeds, f"{first['params']:,}", f"{first['gmacs']:.4f}"]
         rows.append(fixed + [_own_cell(group, m) for m in metrics])
     return header, rows
 

@@ -386,6 +386,53 @@ def test_numbers_on_another_dataset_are_named_and_not_subtracted(tmp_path):
     assert not results.same_dataset({"name": "", "kind": ""}, "") and not cells()[random]["ours"]
 
 
+def finished(split: int, seed: int, top1: float, *, epochs: float = 120.0) -> results.Result:
+    """A run of `configs/motionfit.py:tune`, as it would have been."""
+    workdir = Path(f"runs/tune-ucf101-{split}-{seed}")
+    config = {
+        "seed": seed,
+        "data": {"root": "data/ucf101", "train": f"train{split}", "subset_seed": seed},
+        "task": {"name": "multi_clip.MultiClip"},
+        "evals": {"test": {"name": "top1.Top1", "split": f"test{split}"}},
+        "train": {
+            "init": f"runs/self-ucf101-{split}-{seed}",
+            "epochs": epochs,
+            "table": ["mf.t4/f16/ucf101=test/top1"] + ["mf.t1/motion/R3=test/top1"] * (split == 1),
+        },
+    }
+    facts = {"seed": seed, "params": 1, "gmacs": 1.0, "class_names": ["a"], "dataset": {"name": "ucf101", "kind": ""}}
+    return results.Result(workdir, config, facts | {"scores": {"test/top1": top1}}, [])
+
+
+def test_official_splits_are_one_row_and_its_spread_is_over_their_means():
+    runs = [finished(2, 0, 70.0), finished(1, 1, 90.0), finished(1, 0, 80.0), finished(3, 0, 85.0)]
+    (group,) = results.group_runs(runs)
+    assert group.summary("test/top1") == {"mean": 80.0, "std": pytest.approx(np.std([85, 70, 85])), "n": 3}
+    assert (group.title, group.seeds) == ("tune-ucf101-1-0 and 3 more run(s)", "0,1; splits 1,2,3")
+    (seeds,) = results.group_runs(runs[1:3])
+    assert seeds.summary("test/top1") == {"mean": 85.0, "std": 5.0, "n": 2} and seeds.title.endswith("1 more seed(s)")
+    assert len(results.group_runs([*runs, finished(1, 0, 0.0, epochs=60.0)])) == 2
+    # A table of one split holds the runs of that split alone.
+    tables = results.load_tables()
+
+    def of(table: str, label: str) -> list[str]:
+        return [
+            results.ours_of(c) for r in results.join(table, [group], tables) if r["label"] == label for c in r["cells"]
+        ]
+
+    assert of("mf.t4", "16 frames")[0] == "80.00 ± 7.07 (n=3)"
+    assert of("mf.t1", "Motion") == ["-", "-", "-", "-", "85.00 ± 5.00 (n=2)", "-"]
+
+
+def test_numbers_of_a_name_go_with_the_seed_only_where_they_are_the_seeds():
+    config = finished(1, 3, 0.0).config
+    config["data"] |= {"teacher": "mil_k2.ucf101.3", "pseudo": "pseudo.motion_20-3", "unlabelled": ("train1", "val")}
+    shared = results.without_seed(config)
+    assert shared["data"]["teacher"] == "mil_k2.ucf101.#" and shared["data"]["pseudo"] == "pseudo.motion_20-#"
+    assert shared["train"]["init"] == "runs/self-ucf101-#-#" and shared["data"]["unlabelled"] == ["train", "val"]
+    assert "seed" not in shared and "subset_seed" not in shared["data"]
+
+
 def test_every_table_says_its_datasets_for_all_columns_or_none():
     tables = results.load_tables()
     assert all(len(t["datasets"]) == len(t["columns"]) for t in tables.values() if "datasets" in t)

@@ -33,7 +33,12 @@ def normalize(frames: Float[Array, "b t h w 3"], by: str) -> Float[Array, "b t h
     """Of RGB in [0, 1]; see `Frames.normalize`."""
     if by == "imagenet":
         return (frames - jnp.array(MEAN) / 255.0) / (jnp.array(STD) / 255.0)
-    axes = (1, 2, 3)
+    return standardised(frames)
+
+
+def standardised(frames: Float[Array, "*b t h w 3"]) -> Float[Array, "*b t h w 3"]:
+    """Each clip with mean 0 and deviation 1 of each colour; one that is all of one colour becomes 0."""
+    axes = (-4, -3, -2)
     mean, std = frames.mean(axes, keepdims=True), frames.std(axes, keepdims=True)
     return (frames - mean) / jnp.maximum(std, LEAST_STD)
 

@@ -9,7 +9,7 @@ from mtjax.data.video_clips import VideoClips, scaled
 
 # Of Kinetics-400, of values 0 to 1, as torchvision's video models take them.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
-NORMALIZE = ("kinetics", "unit")
+NORMALIZE = ("kinetics", "unit", "clip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,8 @@ class Rgb(VideoClips):
 
     Attributes:
       column: e.g. "frames"; field: the list of JPEG images in it.
-      normalize: "kinetics" subtracts Kinetics-400's mean and divides by its deviation; "unit" leaves 0 to 1, as VCOP.
+      normalize: "kinetics" subtracts Kinetics-400's mean and divides by its deviation; "unit" leaves 0 to 1, as VCOP;
+        "clip" takes mean and deviation from each clip itself, so that light and contrast tell nothing.
     """
 
     output: ClassVar[str] = "frames"
@@ -47,6 +48,8 @@ class Rgb(VideoClips):
         import jax  # not for reader processes
         import jax.numpy as jnp
 
+        from mtjax.data import frame_transforms
+
         frames = batch["frames"]
         if train and self.augmentation.flip:
             chosen = jax.random.uniform(key, (len(frames),)) < self.augmentation.flip
@@ -54,4 +57,6 @@ class Rgb(VideoClips):
         frames = frames.astype(jnp.float32) / 255.0
         if self.normalize == "kinetics":
             frames = (frames - jnp.array(MEAN)) / jnp.array(STD)
+        elif self.normalize == "clip":
+            frames = frame_transforms.standardised(frames)
         return dict(batch) | {"frames": frames}
