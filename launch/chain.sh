@@ -31,3 +31,12 @@ clusters() { # ROOT COLUMN FEATURES K FLAGS...
     "$python" -m mtjax.cluster "$root" --features="$features" --column="$name" --k="$k" "$@"
   fi
 }
+
+retrieval() { # WORKDIR FLAGS...
+  local workdir=$1
+  shift
+  if [[ ! -f $workdir/retrieval.npz ]]; then
+    echo "== retrieval $workdir"
+    "$python" -m mtjax.retrieve "$workdir" "$@"
+  fi
+}

@@ -36,6 +36,7 @@ extract() { # ROOT
 pseudo() { # SOURCE NAME GENERATOR SPLIT K: features of every clip, and their clusters as the column pseudo.NAME
   column "$1" "mplg.$2" "$3" --dense="$dense" --splits="$4" "${more[@]}"
   clusters "$1" "pseudo.$2" "mplg.$2" "$5" --splits="$4"
+  clustered=${clustered:-pseudo.$2} # the first ones are shown
 }
 
 few_labels() { # CONFIG ROOT SPLIT K SUFFIX FLAGS...: labels for a part of ROOT's videos, the others without (Sec. 4.7)
@@ -43,17 +44,21 @@ few_labels() { # CONFIG ROOT SPLIT K SUFFIX FLAGS...: labels for a part of ROOT'
   local flags=("--config.data.root=$root" "--config.data.train=$split" "--config.seed=$seed" "${@:6}")
   local labels=("--config.data.fraction=$share" "--config.data.subset_seed=$seed")
   for by in $generators; do
+    local hidden=() # the paper's rows are of motion's pseudo labels
+    if [[ $by == appearance ]]; then hidden=("--config.train.table=()"); fi
     train "$runs/$by$suffix" "$config:$by$place" "${flags[@]}" "${labels[@]}" "${extra[@]}"
     pseudo "$root" "$by$suffix" "$runs/$by$suffix" "$split" "$k"
-    train "$runs/self_$by$suffix" "$config:self$place" "${flags[@]}" --config.data.pseudo="pseudo.$by$suffix" "${extra[@]}"
+    train "$runs/self_$by$suffix" "$config:self$place" "${flags[@]}" --config.data.pseudo="pseudo.$by$suffix" \
+      "${hidden[@]}" "${extra[@]}"
     train "$runs/tune_$by$suffix" "$config:tune$place" "${flags[@]}" "${labels[@]}" \
-      --config.train.init="$runs/self_$by$suffix" "${of_tune[@]}" "${extra[@]}"
+      --config.train.init="$runs/self_$by$suffix" "${of_tune[@]}" "${hidden[@]}" "${extra[@]}"
+    retrieval "$runs/self_$by$suffix" --root="$root" --gallery="$split" --queries="${split/train/test}" "${more[@]}"
   done
 }
 
 case $kind in
 mannequin)
-  root=data/mannequin dense=4 place="" share=0.2 generators="motion appearance" table=mf.t7 of_tune=()
+  root=data/mannequin dense=4 place="" share=0.2 generators="motion appearance" tables=mf.t1,mf.t7,mf.t8 of_tune=()
   "$python" -m preprocessing.mannequin "$root" --clips=2400 --frames
   "$python" -m preprocessing.extract frames "$root" --from=frames --frames=32 --size=36x36 --name=frames.36
   "$python" -m preprocessing.extract flow "$root" --from=frames --method=dis --short_side=0 --size=36x36 --name=flow.36
@@ -64,7 +69,7 @@ mannequin)
   done
   ;;
 semi)
-  root=$2 dense=16 generators=motion table=mf.t8
+  root=$2 dense=16 generators=motion tables=mf.t8
   place=",$(basename "$root"),1"
   extract "$root"
   for seed in ${SEEDS:-0}; do
@@ -75,7 +80,7 @@ semi)
   done
   ;;
 transfer)
-  target=$2 source=$3 dense=16 table=mf.t4
+  target=$2 source=$3 dense=16 tables=mf.t1,mf.t4,mf.t5,mf.t6,mf.t7
   name=$(basename "$target")
   extract "$target"
   extract "$source"
@@ -87,6 +92,7 @@ transfer)
       train "$runs/motion-$id" "configs/motionfit.py:motion$on" "${here[@]}" "${extra[@]}"
       pseudo "$source" "$id" "$runs/motion-$id" train "${K:-1000}"
       train "$runs/self-$id" "configs/motionfit.py:self$on" "${there[@]}" --config.data.pseudo="pseudo.$id" "${extra[@]}"
+      retrieval "$runs/self-$id" --root="$target" --gallery="train$split" --queries="test$split" "${more[@]}"
       for row in ${ROWS:-tune appearance mers mars}; do
         case $row in
         tune*) flags=("${here[@]}" --config.train.init="$runs/self-$id") ;;
@@ -104,4 +110,4 @@ transfer)
   done
   ;;
 esac
-"$python" -m mtjax.report "${finished[@]}" --table="$table" --out="$runs/report.html"
+"$python" -m mtjax.report "${finished[@]}" --table="$tables" --clusters="$clustered" --out="$runs/report.html"

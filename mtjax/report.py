@@ -1,15 +1,16 @@
 """Ours beside the paper's: one table and one self-contained HTML page from any number of workdirs.
 
-    python -m mtjax.report WORKDIR [WORKDIR …] [--table=mt.t1] [--out=report.html]
+    python -m mtjax.report WORKDIR [WORKDIR …] [--table=mt.t1,mt.t2] [--out=report.html]
     python -m mtjax.report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN] [--clusters=COLUMN,COLUMN]
 
 Runs that differ in their seed and official split alone are one row: mean ± standard deviation (population) and n, over splits
-where there are several. Runs that differ in how many labels they use besides are one line of a plot. Comparisons, features and
-clusters are those of the first workdir.
+where there are several. Runs that differ in how many labels they use besides are one line of a plot. Comparisons and features
+are those of the first workdir, clusters those of the first one whose dataset has them.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +30,21 @@ from mtjax.lookup import ConfigError
 from mtjax.report_page import Section, write_page
 
 
-def print_tables(groups: list[results.Group], table: str, tables: dict[str, Any]) -> None:
-    """On the console: all our runs, then one paper table with our numbers in it."""
+def print_tables(groups: list[results.Group], names: Sequence[str], tables: dict[str, Any]) -> None:
+    """On the console: all our runs, then paper tables with our numbers in them."""
     console = Console(width=None if sys.stdout.isatty() else 200)
     header, rows = results.own_table(groups)
     ours = Table(*header, title="Runs")
     for row in rows:
         ours.add_row(*row)
     console.print(ours)
-    if not table:
-        return
-    beside = Table("row", "column", "paper", "ours", "ours - paper", title=tables[table]["title"])
-    for row in results.join(table, groups, tables):
-        for i, cell in enumerate(row["cells"]):
-            label = row["label"] if i == 0 else ""
-            beside.add_row(
-                label,
-                cell["column"],
-                results.paper_of(cell),
-                results.ours_of(cell),
-                results.difference_of(cell),
-            )
-    console.print(beside)
-    for note in results.notes(table, tables):
-        console.print(f"note: {note}", highlight=False)
+    for name in names:
+        beside = Table(*results.BESIDE, title=tables[name]["title"])
+        for row in results.beside(name, groups, tables):
+            beside.add_row(*row)
+        console.print(beside)
+        for note in results.notes(name, tables):
+            console.print(f"note: {note}", highlight=False)
 
 
 def sections(runs: list[results.Result], groups: list[results.Group], args: argparse.Namespace) -> list[Section]:
@@ -64,7 +56,7 @@ def sections(runs: list[results.Result], groups: list[results.Group], args: argp
     if args.features:
         found.append(report_features.section(first, args.features.split(","), args.features_split))
     if args.clusters:
-        found += report_clusters.sections(first, args.clusters.split(","), args.clusters_frames)
+        found += report_clusters.sections(runs, args.clusters.split(","), args.clusters_frames)
     of_run = (report_attention.sections, report_retrieval.sections)
     return found + [section for sections in of_run for group in groups for section in sections(group.runs[0])]
 
@@ -72,7 +64,7 @@ def sections(runs: list[results.Result], groups: list[results.Group], args: argp
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.report", description=__doc__.splitlines()[0])
     parser.add_argument("workdirs", nargs="+", type=Path)
-    parser.add_argument("--table", default="", help="paper table to print beside, e.g. mt.t1")
+    parser.add_argument("--table", default="", help="paper tables to print beside, comma separated, e.g. mt.t1")
     parser.add_argument("--teacher", type=Path, default=None, help="finished run to compare the first WORKDIR with")
     parser.add_argument("--baseline", type=Path, default=None, help="the student without a teacher: gains are over it")
     parser.add_argument("--features", default="", help="columns with an embedding to draw, comma separated")
@@ -85,11 +77,12 @@ def main(argv: list[str] | None = None) -> int:
         runs = [results.Result.load(w) for w in args.workdirs]
         groups = results.group_runs(runs)
         tables = results.load_tables()
-        if args.table and args.table not in tables:
-            raise ConfigError(f"--table={args.table!r}: there are {sorted(tables)}")
-        print_tables(groups, args.table, tables)
+        names = [name for name in args.table.split(",") if name]
+        if unknown := [name for name in names if name not in tables]:
+            raise ConfigError(f"--table={unknown[0]!r}: there are {sorted(tables)}")
+        print_tables(groups, names, tables)
         out = args.out or args.workdirs[0] / "report.html"
-        write_page(out, groups, args.table, tables, sections(runs, groups, args))
+        write_page(out, groups, names, tables, sections(runs, groups, args))
     except (ConfigError, OSError, ValueError) as e:
         print(f"mtjax: {e}", file=sys.stderr)
         return 2

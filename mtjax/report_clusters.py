@@ -40,8 +40,8 @@ class Members(NamedTuple):
     distance: np.ndarray
 
 
-def sections(run: Result, names: Sequence[str], frames: str = FRAMES, sheets: int = SHEETS) -> list[Section]:
-    """One section for each column of pseudo labels of the run's dataset.
+def sections(runs: Sequence[Result], names: Sequence[str], frames: str = FRAMES, sheets: int = SHEETS) -> list[Section]:
+    """One section for each column of pseudo labels, of the first run's dataset that has it.
 
     Args:
       frames: column whose first field of JPEG images is shown. sheets: at most so many clusters a column.
@@ -49,9 +49,12 @@ def sections(run: Result, names: Sequence[str], frames: str = FRAMES, sheets: in
     Raises:
       ConfigError: a column is not one of `mtjax.cluster`, or there are no pictures. CatalogError, ColumnError, RecordError.
     """
-    catalog = Catalog.load(run.config["data"]["root"])
-    clustered, pictures = [_clustered(catalog, name) for name in names], Pictures(catalog, frames)
-    return [_section(catalog, column, facts, pictures, sheets) for column, facts in clustered]
+    roots = list(dict.fromkeys(run.config["data"]["root"] for run in runs))
+    found = []
+    for name in names:
+        catalog = Catalog.load(next((root for root in roots if name in list_columns(root)), roots[0]))
+        found.append((catalog, *_clustered(catalog, name), Pictures(catalog, frames)))
+    return [_section(*one, sheets) for one in found]
 
 
 def _clustered(catalog: Catalog, name: str) -> tuple[Column, dict[str, Any]]:

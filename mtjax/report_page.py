@@ -27,10 +27,10 @@ th { border-bottom: 2px solid #444; } td:first-child, th:first-child { text-alig
 <div class="scroll"><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 <p class="note">Accuracies in %. ± is the population standard deviation over seeds, or over official splits.</p>
-{% if beside %}<h2>{{ title }}</h2>
-<table><tr><th>row</th><th>column</th><th>paper</th><th>ours</th><th>ours - paper</th></tr>
-{% for r in beside %}<tr>{% for cell in r %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-{% for note in notes %}<p class="note">{{ note }}</p>{% endfor %}{% endif %}
+{% for t in beside %}<h2>{{ t.title }}</h2>
+<table><tr>{% for h in beside_header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for r in t.rows %}<tr>{% for cell in r %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+{% for note in t.notes %}<p class="note">{{ note }}</p>{% endfor %}{% endfor %}
 {% for s in sections %}<h2>{{ s.title }}</h2>
 {% for note in s.notes %}<p class="note">{{ note }}</p>{% endfor %}
 <div class="plots {{ s.layout }}">{% for alt, png in s.plots %}
@@ -74,22 +74,28 @@ class Section:
 
 
 def write_page(
-    out: Path, groups: list[results.Group], table: str, tables: dict[str, Any], sections: Sequence[Section] = ()
+    out: Path,
+    groups: list[results.Group],
+    names: Sequence[str],
+    tables: dict[str, Any],
+    sections: Sequence[Section] = (),
 ) -> None:
-    """Writes one self-contained HTML file; `sections` stand between the tables and the runs."""
+    """Writes one self-contained HTML file with the paper tables `names`; `sections` stand between the tables and the runs."""
     header, rows = results.own_table(groups)
     beside = [
-        [row["label"], c["column"], results.paper_of(c), results.ours_of(c), results.difference_of(c)]
-        for row in (results.join(table, groups, tables) if table else [])
-        for c in row["cells"]
+        {
+            "title": tables[name]["title"],
+            "rows": results.beside(name, groups, tables),
+            "notes": results.notes(name, tables),
+        }
+        for name in names
     ]
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
     text = page.render(
         header=header,
         rows=rows,
         beside=beside,
-        title=tables[table]["title"] if table else "",
-        notes=results.notes(table, tables) if table else [],
+        beside_header=results.BESIDE,
         sections=sections,
         runs=[_run(group.runs[0]) for group in groups],
     )

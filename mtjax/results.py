@@ -238,6 +238,18 @@ def difference_of(cell: dict[str, Any]) -> str:
     return "; ".join(f"{s['mean'] - cell['paper']:+.2f}" for s in comparable)
 
 
+BESIDE = ("row", "column", "paper", "ours", "ours - paper")
+
+
+def beside(table: str, groups: list[Group], tables: dict[str, Any]) -> list[tuple[str, ...]]:
+    """`join` as rows of text under `BESIDE`; a label stands in the first of its rows only."""
+    return [
+        (row["label"] if i == 0 else "", cell["column"], paper_of(cell), ours_of(cell), difference_of(cell))
+        for row in join(table, groups, tables)
+        for i, cell in enumerate(row["cells"])
+    ]
+
+
 def own_table(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all our runs: parameters, cost, and every final metric."""
     found = {m for g in groups for r in g.runs for m in r.scores if m.split("/")[-1] not in HIDDEN}

@@ -121,7 +121,7 @@ def test_sheets_show_the_nearest_segments_and_read_nothing_else(tmp_path, drawn,
         Column, "read", lambda column, rows: (read.append((column.spec.name, column.ids[rows])), real(column, rows))[1]
     )
     monkeypatch.setattr(cluster, "BLOCK", 5)
-    (section,) = report_clusters.sections(run_on(root), ["pseudo.a"])
+    (section,) = report_clusters.sections([run_on(root)], ["pseudo.a"])
     assert section.title == "Clusters, pseudo.a" and section.layout == "wide"
     assert section.notes[0].startswith(
         "36 segments of 12 videos in 4 clusters, 1 of them empty; median size 7, largest 22. Features: mplg.embedding, "
@@ -165,7 +165,7 @@ def test_any_column_of_pictures_will_do_and_labels_are_not_needed(tmp_path, draw
     schema = dict.fromkeys(flow, Feature("jpeg", (-1,)))
     column_writer.write_column(root, Spec("flow.dis", schema, 1, "tests"), dict.fromkeys(catalog.ids.tolist(), flow))
     joined = run_on(root, name="joined.Joined", student={"name": "rgb.Rgb"}, watched={"name": "flow.Flow"})
-    (section,) = report_clusters.sections(joined, ["pseudo.a"], "flow.dis", sheets=1)
+    (section,) = report_clusters.sections([joined], ["pseudo.a"], "flow.dis", sheets=1)
     assert [alt for alt, _ in section.plots][1:] == ["cluster 0000: 3 segment(s) of 3 video(s)"]
     assert len(section.notes) == 2 and "'flow.dis'" in section.notes[1]
     assert drawn == [[[(100 % 8, 100 // 8)] * 3] * 3]  # of the first field, in grey
@@ -185,7 +185,7 @@ def test_what_cannot_be_shown_is_said(tmp_path):
         (["pseudo.a"], "pseudo.a", "--clusters: .* has no column 'pseudo.a' of JPEG images"),
     ):
         with pytest.raises(ConfigError, match=message):
-            report_clusters.sections(run, names, frames)
+            report_clusters.sections([run], names, frames)
     schema, broken = (
         {"frames": Feature("jpeg", (-1,))},
         {"train-000": {"frames": [b"no image"]}, "train-001": {"frames": []}},
@@ -200,10 +200,10 @@ def test_what_cannot_be_shown_is_said(tmp_path):
             broken_pictures.read(clip, 0.0, np.inf)
     column_writer.write_column(root, Spec("elsewhere", schema, 1, "tests"), {"other": {"frames": pictures(0)}})
     with pytest.raises(ConfigError, match="no video of 'pseudo.a' has a record in 'elsewhere'"):
-        report_clusters.sections(run, ["pseudo.a"], "elsewhere")
+        report_clusters.sections([run], ["pseudo.a"], "elsewhere")
     (root / "columns" / "pseudo.a" / cluster.SUMMARY).unlink()  # killed before its end
     with pytest.raises(ConfigError, match="'pseudo.a' is no finished column"):
-        report_clusters.sections(run, ["pseudo.a"])
+        report_clusters.sections([run], ["pseudo.a"])
 
 
 def test_the_command(tmp_path):
