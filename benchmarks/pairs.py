@@ -1,9 +1,13 @@
 """Timing that survives a busy machine: contestants take turns, and only ratios within one round are compared."""
 
+import cProfile
 import json
+import os
+import pstats
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 Contestant = Callable[[int], None]  # runs this many steps and waits until they are done
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -36,6 +40,48 @@ def interleave(
             run(steps)
             seconds[name].append((now() - start) / steps)
     return seconds
+
+
+def cpu_seconds() -> float:
+    """Used so far by this process and its living descendants."""
+    parents: dict[int, list[int]] = {}
+    used: dict[int, float] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        pid = int(path.parent.name)
+        parents.setdefault(int(fields[1]), []).append(pid)
+        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    total, queue = time.process_time(), list(parents.get(os.getpid(), []))
+    while queue:
+        pid = queue.pop()
+        total += used[pid]
+        queue += parents.get(pid, [])
+    return total
+
+
+def rates(step: Callable[[], object], *, windows: int, steps: int, examples: int) -> tuple[list[float], list[float]]:
+    """Examples per CPU second and examples per second, window by window; `steps` steps of `examples` each a window."""
+    per_core, by_clock = [], []
+    for _ in range(windows):
+        cpu, clock = cpu_seconds(), time.perf_counter()
+        for _ in range(steps):
+            step()
+        per_core.append(steps * examples / (cpu_seconds() - cpu))
+        by_clock.append(steps * examples / (time.perf_counter() - clock))
+    return per_core, by_clock
+
+
+def print_profile(step: Callable[[int], object], steps: int) -> None:
+    """cProfile of `step(0)` to `step(steps - 1)`; its own cost of a call inflates the small functions."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for i in range(steps):
+        step(i)
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(16)
 
 
 def ratios(seconds: Mapping[str, list[float]], name: str, reference: str) -> list[float]:

@@ -9,12 +9,8 @@ workers (they pay for a copy between processes, which only a `decode` with real 
 """
 
 import argparse
-import cProfile
-import os
-import pstats
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,53 +21,19 @@ from mtjax.data.order import Order
 from mtjax.data.tracks import Tracks
 
 
-def cpu_seconds() -> float:
-    """Used so far by this process and its living descendants."""
-    parents: dict[int, list[int]] = {}
-    used: dict[int, float] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        pid = int(path.parent.name)
-        parents.setdefault(int(fields[1]), []).append(pid)
-        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    total, queue = time.process_time(), list(parents.get(os.getpid(), []))
-    while queue:
-        pid = queue.pop()
-        total += used[pid]
-        queue += parents.get(pid, [])
-    return total
-
-
 def measure(data: Tracks, args: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Clips per CPU second and clips per second, window by window."""
     order = Order(args.clips, args.batch, seed=0)
     warm = -(-args.clips // args.batch)  # one epoch: fills the page cache, starts the workers
-    steps = warm + args.windows * args.steps
-    batches = training_batches(data, order, np.arange(args.batch), 0, steps)
+    batches = training_batches(data, order, np.arange(args.batch), 0, warm + args.windows * args.steps)
     for _ in range(warm):
         next(batches)
-    per_core, by_clock = [], []
-    for _ in range(args.windows):
-        cpu, clock = cpu_seconds(), time.perf_counter()
-        for _ in range(args.steps):
-            next(batches)
-        per_core.append(args.steps * args.batch / (cpu_seconds() - cpu))
-        by_clock.append(args.steps * args.batch / (time.perf_counter() - clock))
-    return per_core, by_clock
+    return pairs.rates(lambda: next(batches), windows=args.windows, steps=args.steps, examples=args.batch)
 
 
 def profile(data: Tracks, args: argparse.Namespace) -> None:
-    """cProfile of `Data.read` alone; its own cost of a call inflates the small functions."""
     order, clips = Order(args.clips, args.batch, seed=0), data.training_clips()
-    profiler = cProfile.Profile()
-    profiler.enable()
-    for step in range(args.steps):
-        data.read(clips[order(step)])
-    profiler.disable()
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(16)
+    pairs.print_profile(lambda step: data.read(clips[order(step)]), args.steps)
 
 
 def parse() -> argparse.Namespace:

@@ -167,7 +167,7 @@ def _checked(clip_id: str, name: str, feature: Feature, value) -> np.ndarray:
 
 
 def decode(schema: Schema, data: bytes, where: str = "record") -> tuple[str, dict[str, Any]]:
-    """Parses a record into its clip id and values; tensors are read-only views of the message's bytes.
+    """Parses a record into its clip id and values; tensors are read-only views of the message's bytes, images a sequence.
 
     Raises:
       RecordError: `where`, the field, what was expected and what was found.
@@ -196,7 +196,7 @@ def _decode_text(proto, where: str, name: str) -> str:
 
 def _decode_feature(proto, feature: Feature, where: str, name: str):
     if feature.dtype == "jpeg":
-        return list(proto.bytes_list.value)
+        return proto.bytes_list.value  # an image becomes bytes when it is asked for: a clip shows few of a video's
     if feature.dtype == "str":
         return _decode_text(proto, where, name)
     dtype = np.dtype(feature.dtype)
@@ -226,18 +226,16 @@ def frame(payload: bytes) -> bytes:
     return b"".join((length, FOOTER.pack(masked_crc(length)), payload, FOOTER.pack(masked_crc(payload))))
 
 
-def check_payload(block: bytes, length: int, where: str) -> bytes:
-    """Verifies `block` = payload + CRC as read from disk and returns the payload.
+def check_payload(payload: bytes, footer: bytes, length: int, where: str) -> None:
+    """Verifies `length` bytes of payload by the CRC behind it, as both were read from disk.
 
     Raises:
       CorruptRecord: fewer bytes than expected, or the checksum differs.
     """
-    if len(block) != length + FOOTER.size:
+    if len(payload) != length or len(footer) != FOOTER.size:
         raise CorruptRecord(f"{where}: the file ends inside this record")
-    payload = block[:length]
-    if FOOTER.unpack_from(block, length)[0] != masked_crc(payload):
+    if FOOTER.unpack(footer)[0] != masked_crc(payload):
         raise CorruptRecord(f"{where}: checksum of the data differs; restore the file or extract this shard again")
-    return payload
 
 
 def scan(path: str | os.PathLike, payloads: bool = True) -> Iterator[tuple[int, int, int, bytes]]:
@@ -263,11 +261,13 @@ def scan(path: str | os.PathLike, payloads: bool = True) -> Iterator[tuple[int, 
                 raise CorruptRecord(f"{where}: the file ends inside this record")
             payload = b""
             if payloads:
-                payload = check_payload(file.read(length + FOOTER.size), length, where)
-                data_crc = masked_crc(payload)
+                payload = file.read(length)
             else:
                 file.seek(length, os.SEEK_CUR)
-                data_crc = FOOTER.unpack(file.read(FOOTER.size))[0]
+            footer = file.read(FOOTER.size)
+            if payloads:
+                check_payload(payload, footer, length, where)
+            data_crc = FOOTER.unpack(footer)[0]
             yield position + HEADER.size, length, data_crc, payload
             position += HEADER.size + length + FOOTER.size
             number += 1

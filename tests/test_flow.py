@@ -22,7 +22,7 @@ from test_video import grey_video
 
 from mtjax import records
 from mtjax.data import __main__ as data_cli
-from mtjax.data import column_writer, columns, flow_bytes, video_clips
+from mtjax.data import column_writer, columns, flow_bytes, images, video_clips
 from mtjax.data.batches import evaluation_batches, training_batches
 from mtjax.data.catalog import Catalog, Clip
 from mtjax.data.flow import Flow
@@ -394,7 +394,8 @@ def flow_of(root, **changes) -> Flow:
 
 
 def cut(encoded: bytes, size: int, top: int, left: int) -> np.ndarray:
-    return video_clips.scaled(encoded, "GRAY", (128, 171), size, top, left)[..., 0]
+    pixels = video_clips.whole(encoded, "GRAY", (128, 171))
+    return video_clips.square(pixels, (128, 171), size, top, left)[..., 0]
 
 
 def shown(batch: np.ndarray) -> np.ndarray:
@@ -492,15 +493,18 @@ def test_several_clips_a_video(root):
 
 
 def test_only_the_images_that_are_shown_are_decoded(root, monkeypatch):
-    decoded = []
-    monkeypatch.setattr(
-        "mtjax.data.flow.scaled", lambda jpeg, *_: decoded.append(jpeg) or np.zeros((SIZE, SIZE, 1), np.uint8)
-    )
+    decoded, decode = [], images.decode
+    monkeypatch.setattr(images, "decode", lambda jpeg, *args, **kw: decoded.append(jpeg) or decode(jpeg, *args, **kw))
     flow_of(root).read(flow_of(root).rows("test")[:1])
     assert len(decoded) == 2 * 4
     decoded.clear()
     flow_of(root, frames=9).read(flow_of(root).rows("train")[:1])  # three fields, looped
     assert len(decoded) == 2 * 3
+    decoded.clear()
+    seeds = np.zeros(1, np.uint64)  # four clips of four out of twelve fields, each cut at a place of its own
+    clips = flow_of(root, clips=4).read(flow_of(root).rows("train")[9:10], train=True, seeds=seeds)["flow"][0]
+    assert len(decoded) == 2 * len(set(decoded[::2])) < 2 * 4 * 4
+    assert (clips[..., 1] == clips[:, :1, ..., 1]).all() and len(np.unique(clips[:, 0, 0, 0, 1])) > 1
 
 
 def steps(data: Flow, hosts: int = 1, start: int = 0, stop: int = 4, batch: int = 8) -> np.ndarray:

@@ -141,13 +141,12 @@ def test_images_of_any_size_are_decoded_once_and_cut_alike():
     whole = images.resized(images.decode(stored, "RGB", at_least=(160, 200)), (10, 8), (0.0, 0.0, 200.0, 160.0)).astype(
         int
     )
-    part = video_clips.scaled(stored, "RGB", (8, 10), 6, 1, 2)
+    part = video_clips.square(video_clips.whole(stored, "RGB", (8, 10)), (8, 10), 6, 1, 2)
     assert part.shape == (6, 6, 3) and np.abs(part - whole[1:7, 2:8]).max() <= 6
     assert images.decode(stored, "RGB", at_least=(16, 20)).shape[0] < 160
     as_is = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=95)
-    np.testing.assert_array_equal(
-        video_clips.scaled(as_is, "RGB", (40, 50), 30, 4, 5), images.decode(as_is, "RGB", at_least=(40, 50))[4:34, 5:35]
-    )
+    part = video_clips.square(video_clips.whole(as_is, "RGB", (40, 50)), (40, 50), 30, 4, 5)
+    np.testing.assert_array_equal(part, images.decode(as_is, "RGB", at_least=(40, 50))[4:34, 5:35])
     for broken in (stored[:200], b"", b"GIF89a"):
         with pytest.raises(CorruptRecord, match="cannot be decoded"):
             images.decode(broken, "RGB", at_least=(8, 8))

@@ -3,10 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
-
 from mtjax.data import flow_bytes
-from mtjax.data.video_clips import VideoClips, scaled
+from mtjax.data.video_clips import VideoClips
 
 NORMALIZE = ("bytes", "unit")
 
@@ -25,6 +23,7 @@ class Flow(VideoClips):
     """
 
     output: ClassVar[str] = "flow"
+    colours: ClassVar[str] = "GRAY"
     channels: ClassVar[int] = 2
     empty: ClassVar[int] = flow_bytes.STILL
 
@@ -40,9 +39,6 @@ class Flow(VideoClips):
     @property
     def fields(self) -> tuple[str, ...]:
         return f"{self.field}_x", f"{self.field}_y"
-
-    def cut(self, item: tuple[bytes, ...], top: int, left: int) -> np.ndarray:
-        return np.concatenate([scaled(axis, "GRAY", self.resize, self.size, top, left) for axis in item], axis=-1)
 
     def prepare(self, batch, *, train: bool, key=None):
         """Bytes → normalised float32; in training with mirror images of whole videos."""

@@ -57,7 +57,7 @@ def measure(column: Column) -> dict[str, Moving]:
     return moving
 
 
-def _measure(axes: list[list[bytes]]) -> Moving:
+def _measure(axes: Sequence[Sequence[bytes]]) -> Moving:
     if not axes[0] or len(axes[1]) != len(axes[0]):
         raise CorruptRecord(f"{len(axes[0])} and {len(axes[1])} images of the axes")
     planes = []

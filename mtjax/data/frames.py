@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,7 +119,7 @@ class Frames(OneColumn):
                 out[i, t] = cut(stored[index], self.size, self.short_side, corner)
         return {"frames": out} | observed
 
-    def _images(self, record: tuple[dict, ...]) -> list[bytes]:
+    def _images(self, record: tuple[dict, ...]) -> Sequence[bytes]:
         if stored := record[0][self.field]:
             return stored
         raise CorruptRecord(f"column {self.column!r}, field {self.field!r}: a clip without an image")

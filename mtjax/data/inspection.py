@@ -107,7 +107,8 @@ def _check_shard(spec: columns.Spec, shard: int, path: Path, found: _Found) -> l
                 file.seek(offset)
                 digest.update(records.FOOTER.pack(crc))
                 try:
-                    payload = records.check_payload(file.read(length + records.FOOTER.size), length, where)
+                    payload, footer = file.read(length), file.read(records.FOOTER.size)
+                    records.check_payload(payload, footer, length, where)
                     clip_id, values = records.decode(spec.schema, payload, where)
                 except records.RecordError as e:
                     problems.append(str(e))
@@ -127,12 +128,13 @@ def _check_shard(spec: columns.Spec, shard: int, path: Path, found: _Found) -> l
 def _check_values(values: dict[str, Any]) -> Iterator[str]:
     """What the schema does not say, but the writer promises."""
     for name, value in values.items():
-        if isinstance(value, list):
+        if isinstance(value, np.ndarray | np.generic):
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                yield f"field {name!r}: holds NaN or inf"
+        elif not isinstance(value, str):
             for i, image in enumerate(value):
                 if not image.startswith(b"\xff\xd8\xff"):
                     yield f"field {name!r}: image {i} is no JPEG"
-        elif not isinstance(value, str) and value.dtype.kind == "f" and not np.isfinite(value).all():
-            yield f"field {name!r}: holds NaN or inf"
 
 
 def _check_marker(directory: Path, shard: int, path: Path) -> list[str]:

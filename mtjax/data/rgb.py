@@ -3,9 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
-
-from mtjax.data.video_clips import VideoClips, scaled
+from mtjax.data.video_clips import VideoClips
 
 # Of Kinetics-400, of values 0 to 1, as torchvision's video models take them.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -24,6 +22,7 @@ class Rgb(VideoClips):
     """
 
     output: ClassVar[str] = "frames"
+    colours: ClassVar[str] = "RGB"
     channels: ClassVar[int] = 3
     empty: ClassVar[int] = 0
 
@@ -39,9 +38,6 @@ class Rgb(VideoClips):
     @property
     def fields(self) -> tuple[str, ...]:
         return (self.field,)
-
-    def cut(self, item: tuple[bytes, ...], top: int, left: int) -> np.ndarray:
-        return scaled(item[0], "RGB", self.resize, self.size, top, left)
 
     def prepare(self, batch, *, train: bool, key=None):
         """Bytes → normalised float32; in training with mirror images of whole videos."""

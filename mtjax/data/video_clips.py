@@ -52,7 +52,8 @@ class VideoClips(OneColumn):
 
     augments: ClassVar[type] = Augment
     output: ClassVar[str]
-    channels: ClassVar[int]
+    colours: ClassVar[str]  # of an image: "RGB" or "GRAY"
+    channels: ClassVar[int]  # of an item, those of its images together
     empty: ClassVar[int]  # the byte of a clip that is not there
 
     frames: int = 16
@@ -84,10 +85,6 @@ class VideoClips(OneColumn):
     def fields(self) -> tuple[str, ...]:
         """Lists of JPEG in the column; the i-th of each make the i-th item."""
         raise TypeError(f"{type(self).__name__} names no fields")
-
-    def cut(self, item: tuple[bytes, ...], top: int, left: int) -> np.ndarray:
-        """uint8 [size size c]: the square at (top, left) of the item brought to `resize`. Raises CorruptRecord."""
-        raise TypeError(f"{type(self).__name__} does not cut")
 
     # What is shared.
 
@@ -181,7 +178,7 @@ class VideoClips(OneColumn):
         """
         k = self._seen if seeds is None else self.clips
         found: dict[str, np.ndarray] = {
-            self.output: np.full((len(values), k, *self._clip_shape), self.empty, np.uint8),
+            self.output: np.empty((len(values), k, *self._clip_shape), np.uint8),
             "observed": np.array([v is not None for v in values], bool),
             "centre_s": np.full((len(values), k), PADDING_S, np.float32),
         }
@@ -191,8 +188,10 @@ class VideoClips(OneColumn):
             found |= {name: np.full((len(values), k), NO_LABEL, np.int32) for name in LABELS}
         for i, value in enumerate(values):
             if value is None:
+                found[self.output][i] = self.empty
                 continue
             starts, in_order = self._show(value[0], None if seeds is None else seeds[i], found[self.output][i])
+            found[self.output][i, len(starts) :] = self.empty
             centre, length = self._times(value[0], starts)
             found["centre_s"][i, : len(starts)] = centre
             if "in_order" in found:
@@ -239,15 +238,25 @@ class VideoClips(OneColumn):
                 starts = clip_sampling.random_starts(stored, extent, self.clips, rng)
             corners = rng.integers(0, room + 1, (self.clips, 2))
 
-        @functools.cache  # views overlap, and a short video comes again
-        def shown(t: int, top: int, left: int) -> np.ndarray:
-            return self.cut(tuple(x[t] for x in lists), top, left)
-
         items = clip_sampling.items(starts, self.frames, self.stride, stored)
-        for clip, times, corner in zip(into, items.tolist(), corners.tolist(), strict=False):
+        shown: dict[int, list[tuple[int, int]]] = {}  # item → where: views overlap, and a short video comes again
+        for clip, times in enumerate(items.tolist()):
             for t, item in enumerate(times):
-                clip[t] = shown(item, *corner)
+                shown.setdefault(item, []).append((clip, t))
+        corners_px = [tuple(corner) for corner in corners.tolist()]
+        for item, places in shown.items():
+            self._cut([x[item] for x in lists], [(corners_px[clip], into[clip, t]) for clip, t in places])
         return starts, in_order
+
+    def _cut(self, encoded: list[bytes], places: list[tuple[tuple[int, int], np.ndarray]]) -> None:
+        """Decodes the images of one item and writes its squares: pairs of (top, left) and where to, [h w c]."""
+        channels = self.channels // len(encoded)
+        for i, image in enumerate(encoded):
+            pixels, done = whole(image, self.colours, self.resize), {}
+            for corner, into in places:
+                plane = into[..., i * channels : (i + 1) * channels]
+                plane[...] = done[corner] if corner in done else square(pixels, self.resize, self.size, *corner)
+                done[corner] = plane
 
     def _times(self, record: dict[str, Any], starts: np.ndarray) -> tuple[np.ndarray, float]:
         """Seconds of the clips' middles, and from one clip to where the next one would begin."""
@@ -275,16 +284,19 @@ def label_at(record: dict[str, Any], at_s: np.ndarray, end_s: float) -> np.ndarr
     return np.where((at_s < 0) | (at_s > end_s), NO_LABEL, label).astype(np.int32)
 
 
-def scaled(encoded: bytes, colours: str, resize: tuple[int, int], size: int, top: int, left: int) -> np.ndarray:
-    """uint8 [size size 3] or, for "GRAY", [size size 1]: the square at (top, left) of the image brought to `resize` (h, w).
-
-    An image of that size is only cut; another one is scaled with antialiasing, one of more than twice the size after what the
-    JPEG decoder does by itself.
+def whole(encoded: bytes, colours: str, resize: tuple[int, int]) -> np.ndarray:
+    """uint8 [h w 3] or, for "GRAY", [h w 1]: an image to take squares from; of more than twice `resize` (h, w), it is as small
+    as the JPEG decoder makes it by itself.
 
     Raises:
       CorruptRecord: not an image.
     """
-    pixels = images.decode(encoded, colours, at_least=(2 * resize[0], 2 * resize[1]))
+    return images.decode(encoded, colours, at_least=(2 * resize[0], 2 * resize[1]))
+
+
+def square(pixels: np.ndarray, resize: tuple[int, int], size: int, top: int, left: int) -> np.ndarray:
+    """uint8 [size size c]: the square at (top, left) of an image [h w c] brought to `resize` (h, w). An image of that size is
+    only cut; another one is scaled with antialiasing."""
     height, width = pixels.shape[:2]
     if (height, width) == tuple(resize):
         return pixels[top : top + size, left : left + size]
