@@ -89,21 +89,21 @@ def points_to_fit(catalog: Catalog, found: Segments, splits: Iterable[str], *, l
 
 def fit(directory: Path, points: np.ndarray, k: int, *, seed: int, iterations: int) -> kmeans.Clusters:
     """`kmeans.fit` that goes on where a killed one stopped: the centroids of each iteration lie in the column's folder."""
-    path, begun = directory / PARTIAL, {}
+    path, resume = directory / PARTIAL, None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            begun = {"first": arrays["centroids"], "begin": int(arrays["iteration"])}
-        print(f"resuming {path} after iteration {begun['begin']}", flush=True)
+            resume = (int(arrays["iteration"]), arrays["about_mean"])
+        print(f"resuming {path} after iteration {resume[0]}", flush=True)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # nothing there, or a file cut short: begin again
 
     def progress(iteration: int, centroids: np.ndarray, inertia: float) -> None:
         temporary = path.with_name(f"{path.name}.tmp.npz")
-        np.savez(temporary, centroids=centroids, iteration=iteration)
+        np.savez(temporary, about_mean=centroids, iteration=iteration)
         temporary.replace(path)
         print(f"iteration {iteration}/{iterations}  inertia {inertia:.6g}", flush=True)
 
-    return kmeans.fit(points, k, seed=seed, iterations=iterations, progress=progress, **begun)
+    return kmeans.fit(points, k, seed=seed, iterations=iterations, progress=progress, resume=resume)
 
 
 def summary(catalog: Catalog, found: Segments, label: np.ndarray, k: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def fit(
     seed: int,
     iterations: int = 25,
     first: Float[np.ndarray, "k d"] | None = None,
-    begin: int = 0,
+    resume: tuple[int, Float[np.ndarray, "k d"]] | None = None,
     progress: Progress | None = None,
     mesh: Mesh | None = None,
 ) -> Clusters:
@@ -44,9 +44,11 @@ def fit(
 
     Args:
       points: float32. seed: of the first centroids.
-      first: centroids to begin with instead of k-means++; with `begin` those that `progress` saw after that iteration, so
-        that an interrupted fit ends as an uninterrupted one does.
-      progress: called after each iteration with its number (from 1), the centroids and the inertia.
+      first: centroids to begin with instead of k-means++.
+      resume: an iteration and its centroids, as `progress` saw them: what was interrupted then ends, bit for bit, as it
+        would have.
+      progress: called after each iteration with its number (from 1), the centroids about the mean of the points, and the
+        inertia.
       mesh: of the devices; default all of them.
 
     Raises:
@@ -56,7 +58,10 @@ def fit(
     # Distances are differences of squares: without the mean they keep more of their digits.
     mean = points.mean(0, dtype=np.float64).astype(np.float32)
     centred = points - mean
-    centroids = (plus_plus(centred, k, seed=seed) if first is None else np.asarray(first, np.float32) - mean).copy()
+    begin, centroids = resume or (
+        0,
+        plus_plus(centred, k, seed=seed) if first is None else np.asarray(first, np.float32) - mean,
+    )
     mesh = mesh or jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     blocks, weights = _in_blocks(centred, mesh)
     step = _lloyd(mesh, jax.default_backend() != "cpu")
@@ -65,7 +70,7 @@ def fit(
         moved, distance, empty = step(blocks, weights, centroids)
         centroids, inertia, split = np.asarray(moved), float(distance), split + int(empty)
         if progress:
-            progress(i + 1, centroids + mean, inertia)
+            progress(i + 1, centroids, inertia)
     return Clusters(centroids + mean, inertia, split)
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,9 @@ import pytest
 from conftest import REPO, make_dataset
 
 from mtjax import cluster, kmeans, records, segments
+from mtjax.data import column_writer
 from mtjax.data.catalog import CatalogError
-from mtjax.data.columns import Column, ColumnError
+from mtjax.data.columns import Column, ColumnError, Spec
 from mtjax.evaluators import clustering
 
 
@@ -71,6 +71,8 @@ def test_an_empty_cluster_takes_half_of_the_largest():
     assert found.split >= 2
     label, _ = kmeans.assign(points, found.centroids)
     assert len(set(label[:50]) | set(label[50:])) == 4 and not set(label[:50]) & set(label[50:])
+    again = kmeans.fit(points, 4, seed=1, iterations=10, first=first)  # nothing is drawn
+    np.testing.assert_array_equal(again.centroids, found.centroids)
     halves = kmeans.refill(jnp.float32([[1, 1], [5, 5], [2, 2], [3, 3]]), jnp.int32([0, 9, 0, 4]))
     np.testing.assert_allclose(halves[1] - halves[0], 5 * 2e-4 * np.array([1, -1]), atol=1e-6)
     np.testing.assert_allclose(halves[3] - halves[2], 3 * 2e-4 * np.array([1, -1]), atol=1e-6)
@@ -79,11 +81,20 @@ def test_an_empty_cluster_takes_half_of_the_largest():
 
 
 def test_an_interrupted_fit_ends_as_a_whole_one():
-    points, seen = blobs(), {}
-    whole = kmeans.fit(points, 12, seed=1, iterations=6, progress=lambda i, c, _: seen.setdefault(i, c.copy()))
-    rest = kmeans.fit(points, 12, seed=1, iterations=6, first=seen[4], begin=4)
-    np.testing.assert_allclose(rest.centroids, whole.centroids, atol=1e-5)
-    assert sorted(seen) == [1, 2, 3, 4, 5, 6]
+    """Far from zero, too, where the two halves of a split cluster are one when the mean is added to them."""
+    for points, k, first in (
+        (blobs(spread=1.0), 12, None),
+        (blobs(k=2, each=50, offset=3e3), 3, np.float32([[3e3] * 8, [3001] * 8, [-1e6] * 8])),
+    ):
+        seen = {}
+        whole = kmeans.fit(
+            points, k, seed=1, iterations=6, first=first, progress=lambda i, c, _, to=seen: to.setdefault(i, c.copy())
+        )
+        assert sorted(seen) == [1, 2, 3, 4, 5, 6] and whole.split == (first is not None)
+        for at in (1, 4):
+            rest = kmeans.fit(points, k, seed=1, iterations=6, resume=(at, seen[at]))
+            np.testing.assert_array_equal(rest.centroids, whole.centroids)
+            assert rest.inertia == whole.inertia
 
 
 def test_what_cannot_be_clustered_is_said():
@@ -206,32 +217,48 @@ def test_another_request_needs_another_name_and_the_same_is_done(root):
     assert not (root / "columns" / "pseudo.b").exists()  # what cannot be made leaves no trace
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(root):
-    whole = run(root, column="pseudo.whole", iterations=400)
-    arguments = ["--features=dense", "--column=pseudo.killed", "--k=2", "--iterations=400"]
+def test_a_killed_run_goes_on_and_ends_exactly_as_a_whole_one(root, monkeypatch):
+    """Of points without clusters: centroids move for long."""
+    ids, rng = Column(root, "dense").ids.tolist(), np.random.default_rng(1)
+    schema = {"embedding": records.Feature("float32", (-1, 3)), "centre_s": records.Feature("float32", (-1,))}
+    values = {
+        i: {"embedding": rng.random((400, 3), np.float32), "centre_s": np.arange(400, dtype=np.float32)} for i in ids
+    }
+    column_writer.write_column(root, Spec("noise", schema, 1, "tests"), values)
+    arguments = ["--features=noise", "--column=pseudo.killed", "--k=40", "--iterations=300"]
     command = [sys.executable, "-m", "mtjax.cluster", str(root), *arguments]
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True)
-    partial = root / "columns" / "pseudo.killed" / cluster.PARTIAL
-    limit = time.monotonic() + 60
-    while not partial.is_file() and time.monotonic() < limit:
-        time.sleep(0.01)
+    for line in process.stdout:
+        if line.startswith("iteration 5/300"):
+            break
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     with pytest.raises(ColumnError):
         Column(root, "pseudo.killed")  # nothing is visible
+    partial = root / "columns" / "pseudo.killed" / cluster.PARTIAL
     with np.load(partial) as arrays:
-        assert 0 < int(arrays["iteration"]) < 400
+        reached = int(arrays["iteration"])
+    assert 5 <= reached < 300
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0 and "resuming" in done.stdout and not partial.exists()
+    assert done.returncode == 0, done.stderr
+    assert f"after iteration {reached}\niteration {reached + 1}/300" in done.stdout and not partial.exists()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # as the command: the order of sums is that of the devices
+    whole = run(root, features="noise", column="pseudo.whole", k=40, iterations=300)
+    assert json.loads(done.stdout[done.stdout.index("{") :]) == whole
     mine, theirs = (Column(root, name) for name in ("pseudo.killed", "pseudo.whole"))
-    assert [r["label"].tolist() for r in mine.read(list(range(16)))] == [
-        r["label"].tolist() for r in theirs.read(list(range(16)))
-    ]
-    assert whole["purity"] == 100.0
-    np.savez(partial, centroids=np.eye(2, 4, dtype=np.float32), iteration=2)  # killed after the last iteration
-    assert cluster.fit(partial.parent, np.eye(4, dtype=np.float32), 2, seed=0, iterations=2).centroids.shape == (2, 4)
+    assert mine.fingerprint == theirs.fingerprint
+    centroids = [np.load(column.directory / cluster.CENTROIDS)["centroids"] for column in (mine, theirs)]
+    np.testing.assert_array_equal(*centroids)
+
+
+def test_a_run_killed_after_its_last_iteration_or_within_a_write(tmp_path):
+    points, partial = np.eye(4, dtype=np.float32), tmp_path / cluster.PARTIAL
+    np.savez(partial, about_mean=np.eye(2, 4, dtype=np.float32) - 0.25, iteration=2)
+    found = cluster.fit(tmp_path, points, 2, seed=0, iterations=2)
+    np.testing.assert_array_equal(found.centroids, np.eye(2, 4))
     partial.write_bytes(b"cut short")
-    assert cluster.fit(partial.parent, np.eye(4, dtype=np.float32), 2, seed=0, iterations=2).centroids.shape == (2, 4)
+    assert cluster.fit(tmp_path, points, 2, seed=0, iterations=2).centroids.shape == (2, 4)
 
 
 def test_mistakes_are_one_line(root, capsys):

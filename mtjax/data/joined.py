@@ -19,7 +19,8 @@ class Joined(Data):
     """The `data` section for a student whose frozen teacher looks at another column (`tasks/distill.py`).
 
     Batches hold what both modalities give; the teacher's `observed` is called `taught`. A clip without a record in a watched
-    column stays, untaught: the student is scored on every clip that it can see. Whatever is not about a column
+    column, or with a damaged one under on_corrupt="skip", stays, untaught: the student learns from and is scored on every clip
+    that it can see. Whatever is not about a column
     (root, splits, few-shot choice, cache) is said here once.
 
     Attributes:
@@ -68,13 +69,13 @@ class Joined(Data):
         watched, _ = self._records(self.parts[1].columns, clips, valid & ~corrupt)
         return list(zip(student, watched, strict=True)), corrupt
 
-    def decode(
-        self, values: list[tuple[tuple[dict, ...] | None, ...] | None], seeds: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
+    def _decoded(self, clips: np.ndarray, values: list[Any], seeds: np.ndarray | None):
         """Of pairs: the records of the student's columns and of the watched ones, each None where one is missing."""
         student, watched = ([v and v[of] for v in values] for of in (0, 1))
-        merged = self._merge(self.parts[0].decode(student, seeds), self.parts[1].decode(watched, seeds))
-        return merged | {"recorded": np.array([v is not None for v in watched], bool)}
+        seen, damaged = self._by_policy(self.parts[0].decode, clips, student, seeds)
+        beside, unseen = self._by_policy(self.parts[1].decode, clips, watched, seeds)
+        recorded = np.array([v is not None for v in watched], bool) & ~unseen
+        return self._merge(seen, beside) | {"recorded": recorded}, damaged
 
     def prepare(self, batch, *, train: bool, key=None):
         """Each modality sees its own arrays and what both share (clips, labels)."""

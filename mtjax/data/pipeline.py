@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -312,20 +312,29 @@ class Data:
         self, clips: np.ndarray, values: list[Any], seeds: np.ndarray | None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What `decode` gives, and bool [b]: whose records passed their checksum and yet could not be decoded."""
+        return self._by_policy(self.decode, clips, values, seeds)
+
+    def _by_policy(
+        self,
+        decode: Callable[..., dict[str, np.ndarray]],
+        clips: np.ndarray,
+        values: list[Any],
+        seeds: np.ndarray | None,
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         damaged = np.zeros(len(values), bool)
         try:
-            return self.decode(values, seeds), damaged
+            return decode(values, seeds), damaged
         except records.CorruptRecord:
             for i in range(len(values)):
                 try:
-                    self.decode(values[i : i + 1], None if seeds is None else seeds[i : i + 1])
+                    decode(values[i : i + 1], None if seeds is None else seeds[i : i + 1])
                 except records.CorruptRecord as e:
                     message = f"{self.root}: clip {self.catalog.clips[clips[i]].id!r}: {e}"
                     if self.on_corrupt == "raise":
                         raise records.CorruptRecord(message) from None
                     damaged[i] = True
                     logging.warning("skipped (data.on_corrupt=skip): %s", message)
-        return self.decode([None if bad else v for v, bad in zip(values, damaged, strict=True)], seeds), damaged
+        return decode([None if bad else v for v, bad in zip(values, damaged, strict=True)], seeds), damaged
 
     def fake(self, batch: int, num_classes: int) -> dict[str, np.ndarray]:
         """Random decoded arrays of the right shapes, for `--dry_run` on a machine without the data."""

@@ -245,7 +245,10 @@ class VideoClips(OneColumn):
                 shown.setdefault(item, []).append((clip, t))
         corners_px = [tuple(corner) for corner in corners.tolist()]
         for item, places in shown.items():
-            self._cut([x[item] for x in lists], [(corners_px[clip], into[clip, t]) for clip, t in places])
+            try:
+                self._cut([x[item] for x in lists], [(corners_px[clip], into[clip, t]) for clip, t in places])
+            except CorruptRecord as e:
+                raise CorruptRecord(f"column {self.column!r}: item {item} in {self.fields}: {e}") from None
         return starts, in_order
 
     def _cut(self, encoded: list[bytes], places: list[tuple[tuple[int, int], np.ndarray]]) -> None:
