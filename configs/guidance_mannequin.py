@@ -37,7 +37,7 @@ def get_config(row: str = "motion_ts_k2"):
         "frames": 8,
         "size": 48,
         "short_side": 54,
-        "normalize": "clip",
+        "normalize": "background",
         "cache": "device",
         "augment": {"invert": 0.5, "grayscale": 0.3},  # the shifted split is known to look different
     }

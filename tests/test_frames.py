@@ -306,5 +306,9 @@ def test_a_clip_can_be_normalised_by_itself(root):
     data = frames_of(root, normalize="clip")
     batch = {"frames": jnp.asarray(pixels), "valid": jnp.ones(3, bool)}
     np.testing.assert_allclose(data.prepare(batch, train=False)["frames"], found, atol=1e-5)
+    pixels[:2, :, :8] = pixels[:2, :1, :8]  # the upper half stands still
+    moving = frame_transforms.normalize(jnp.asarray(pixels, jnp.float32) / 255, "background")
+    np.testing.assert_allclose(moving[:, :, :8], 0.0, atol=1e-4)
+    np.testing.assert_allclose(moving[:2].std((1, 2, 3)), 1.0, atol=1e-5)
     with pytest.raises(ValueError, match="data.normalize='imagenette'"):
         frames_of(root, normalize="imagenette")

@@ -76,6 +76,25 @@ def test_values_are_normalised_by_kinetics_or_not_at_all(root):
         clips_of(root, normalize="imagenet")
 
 
+def test_clips_are_normalised_by_themselves_and_without_what_stands_still(root):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 3, 4, 8, 8, 3), np.uint8)
+    frames[0, 1] = 77  # all of one colour
+    clips = frames.astype(np.float64)
+
+    def prepared(by: str) -> np.ndarray:
+        return np.asarray(clips_of(root, normalize=by).prepare({"frames": jnp.asarray(frames)}, train=False)["frames"])
+
+    def by_hand(values: np.ndarray) -> np.ndarray:
+        of_clip = values.reshape(2, 3, -1, 3)
+        mean, std = of_clip.mean(2), of_clip.std(2)
+        return (values - mean[:, :, None, None, None]) / np.maximum(std, 1e-3)[:, :, None, None, None]
+
+    np.testing.assert_allclose(prepared("clip"), by_hand(clips), atol=1e-4)
+    np.testing.assert_allclose(prepared("background"), by_hand(clips - clips.mean(2, keepdims=True)), atol=1e-4)
+    assert max(np.abs(prepared(by)[0, 1]).max() for by in ("clip", "background")) < 1e-3
+
+
 def test_clips_in_order_do_not_overlap_and_short_videos_are_told_apart(root):
     data = clips_of(root, clips=3, ordered=True, gap=2)  # 3 · 4 + 2 · 2 = 16 frames
     starts = {tuple(shown(draw(data, 3, seed)["frames"])[0, :, 0].tolist()) for seed in range(60)}

@@ -33,11 +33,17 @@ def normalize(frames: Float[Array, "b t h w 3"], by: str) -> Float[Array, "b t h
     """Of RGB in [0, 1]; see `Frames.normalize`."""
     if by == "imagenet":
         return (frames - jnp.array(MEAN) / 255.0) / (jnp.array(STD) / 255.0)
-    return standardised(frames)
+    return standardised(frames, without_still=by == "background")
 
 
-def standardised(frames: Float[Array, "*b t h w 3"]) -> Float[Array, "*b t h w 3"]:
-    """Each clip with mean 0 and deviation 1 of each colour; one that is all of one colour becomes 0."""
+def standardised(frames: Float[Array, "*b t h w 3"], *, without_still: bool) -> Float[Array, "*b t h w 3"]:
+    """Each clip with mean 0 and deviation 1 of each colour; one that is all of one colour becomes 0.
+
+    Args:
+      without_still: first takes away each pixel's mean over the clip, so that what stands still vanishes.
+    """
+    if without_still:
+        frames = frames - frames.mean(-4, keepdims=True)
     axes = (-4, -3, -2)
     mean, std = frames.mean(axes, keepdims=True), frames.std(axes, keepdims=True)
     return (frames - mean) / jnp.maximum(std, LEAST_STD)

@@ -14,7 +14,7 @@ from mtjax.data.ragged import stack
 from mtjax.records import CorruptRecord
 
 MIDDLE = (0.5, 0.5)
-NORMALIZE = ("imagenet", "clip")
+NORMALIZE = ("imagenet", "clip", "background")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ class Frames(OneColumn):
         and squares are then drawn inside jit. For small datasets: clips × frames × short_side² × 3 bytes. What is scaled
         first and cut then differs at the square's edge by what a pixel outside weighs in.
       normalize: "imagenet" subtracts ImageNet's mean of each colour and divides by its standard deviation, as X-CLIP's weights
-        expect; "clip" takes mean and deviation from each clip itself, for training from random weights.
+        expect; "clip" takes mean and deviation from each clip itself, for training from random weights; "background" does so
+        after taking away each pixel's mean over the clip, so that what stands still vanishes (for a camera that does).
       augment: keywords of `Augment`.
     """
 

@@ -7,7 +7,7 @@ from mtjax.data.video_clips import VideoClips
 
 # Of Kinetics-400, of values 0 to 1, as torchvision's video models take them.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
-NORMALIZE = ("kinetics", "unit", "clip")
+NORMALIZE = ("kinetics", "unit", "clip", "background")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class Rgb(VideoClips):
     Attributes:
       column: e.g. "frames"; field: the list of JPEG images in it.
       normalize: "kinetics" subtracts Kinetics-400's mean and divides by its deviation; "unit" leaves 0 to 1, as VCOP;
-        "clip" takes mean and deviation from each clip itself, so that light and contrast tell nothing.
+        "clip" takes mean and deviation from each clip itself, so that light and contrast tell nothing; "background" first takes
+        away each pixel's mean over the clip, so that what stands still vanishes (for a camera that does).
     """
 
     output: ClassVar[str] = "frames"
@@ -53,6 +54,6 @@ class Rgb(VideoClips):
         frames = frames.astype(jnp.float32) / 255.0
         if self.normalize == "kinetics":
             frames = (frames - jnp.array(MEAN)) / jnp.array(STD)
-        elif self.normalize == "clip":
-            frames = frame_transforms.standardised(frames)
+        elif self.normalize != "unit":
+            frames = frame_transforms.standardised(frames, without_still=self.normalize == "background")
         return dict(batch) | {"frames": frames}
