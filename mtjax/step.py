@@ -146,9 +146,9 @@ class Program:
         return self._jit_train_step.lower(state, batch, self._step_key)
 
     def predict_step(
-        self, state: State, batch: Mapping[str, Any], copy: jax.Array | None = None, *, ask: Asked | None = None
+        self, state: State, batch: Mapping[str, Any], copy: Any = None, *, ask: Asked | None = None
     ) -> Mapping[str, jax.Array]:
-        """`predict`, compiled."""
+        """`predict`, compiled; `copy` may be a number of NumPy's."""
         return self._jit_predict(state, batch, copy, None if copy is None else self._step_key, ask=ask)
 
     def _init(self, weights: Params, key: jax.Array) -> State:
