@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mtjax import sharding
-from mtjax.models.layers import Dropout, TemporalConv, dot_product_attention, in_chunks
+from mtjax.models.layers import Dropout, PreNormLayer, SelfAttention, TemporalConv, dot_product_attention, in_chunks
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -61,6 +61,27 @@ def test_attention_is_jax_s_with_its_gradients(causal, masked):
     assert rounded.dtype == jnp.bfloat16
     np.testing.assert_allclose(
         np.asarray(rounded, np.float32), jax.nn.dot_product_attention(q, k, v, is_causal=causal), atol=0.2
+    )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_first_tokens_alone_are_those_of_all(causal, outputs):
+    x = normal(2, 5, 8)
+    layer = PreNormLayer(8, 2, 16, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    layer.attention.qkv.bias[...] = normal(3, 2, 4, seed=1)
+    few = layer(x, causal=causal, outputs=outputs)
+    np.testing.assert_allclose(few, layer(x, causal=causal)[:, :outputs], atol=1e-6)
+    assert few.shape == (2, outputs, 8)
+
+    attention, attend = (
+        SelfAttention(8, 2, dtype=jnp.dtype("bfloat16"), rngs=nnx.Rngs(0)),
+        jnp.arange(5)[None] < jnp.array([[3], [5]]),
+    )
+    few = attention(x, attend, outputs=outputs)
+    assert few.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        few.astype(jnp.float32), attention(x, attend)[:, :outputs].astype(jnp.float32), atol=1e-2
     )
 
 

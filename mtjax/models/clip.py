@@ -39,8 +39,14 @@ class VisionTower(nnx.Module):
         self.layers = nnx.List([layer(width, heads, 4 * width, dtype=dtype, rngs=rngs) for _ in range(layers)])
         self.remat = remat
 
-    def __call__(self, images: Float[Array, "b h w 3"], **of_layer: int) -> Float[Array, "b n d"]:
-        """Tokens of the last layer, the class token first, before the last norm. `of_layer` goes to each layer."""
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, outputs: int | None = None, **of_layer: int
+    ) -> Float[Array, "b n d"]:
+        """Tokens of the last layer, the class token first, before the last norm. `of_layer` goes to each layer.
+
+        Args:
+          outputs: compute so many of them; 1 where the class token says all, which saves most of a layer.
+        """
         x = self.patches(patchify(images, self.patch))
         if x.shape[1] != self.grid**2:
             side = self.grid * self.patch
@@ -51,9 +57,12 @@ class VisionTower(nnx.Module):
         def call(layer, x):
             return layer(x, **of_layer)
 
-        for layer in self.layers:
+        *before, last = self.layers
+        for layer in before:
             x = (nnx.remat(call) if self.remat else call)(layer, x)
-        return x
+        return last(
+            x, outputs=outputs, **of_layer
+        )  # its recomputation would be the first thing after it: no memory saved
 
 
 class TextTower(nnx.Module):
@@ -136,7 +145,7 @@ class CLIP(nnx.Module):
 
     def embed_image(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Of normalised images; not L2-normalised."""
-        return self.projection(self.vision.post_norm(self.vision(images)[:, 0]))
+        return self.projection(self.vision.post_norm(self.vision(images, outputs=1)[:, 0]))
 
     def embed_text(self, ids: Int[Array, "c l"]) -> Float[Array, "c d"]:
         """Of token ids; not L2-normalised."""

@@ -24,16 +24,23 @@ class CrossFrameLayer(PreNormLayer):
         self.message_norm = nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
         self.message_attention = type(self.attention)(width, heads, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "bt n d"], *, frames: int, chunk: int = 0) -> Float[Array, "bt n d"]:
-        """The frames of a clip follow each other in the first dimension; `chunk` frames at a time look at their tokens."""
+    def __call__(
+        self, x: Float[Array, "bt n d"], *, frames: int, chunk: int = 0, outputs: int | None = None
+    ) -> Float[Array, "bt m d"]:
+        """The frames of a clip follow each other in the first dimension; `chunk` frames at a time look at their tokens.
+        `outputs`: compute so many tokens, the first ones (all if None)."""
         width = x.shape[-1]
         message = self.message(x[:, 0]).reshape(-1, frames, width)
         message = message + self.message_attention(self.message_norm(message))
-        return in_chunks(self._within_frames, chunk)(x, message.reshape(-1, 1, width))
+        within_frames = functools.partial(self._within_frames, outputs=outputs)
+        return in_chunks(within_frames, chunk)(x, message.reshape(-1, 1, width))
 
-    def _within_frames(self, x: Float[Array, "bt n d"], message: Float[Array, "bt 1 d"]) -> Float[Array, "bt n d"]:
-        joined = jnp.concatenate([x, message], 1)
-        return self.mlp(x + self.attention(self.attention_norm(joined))[:, : x.shape[1]])
+    def _within_frames(
+        self, x: Float[Array, "bt n d"], message: Float[Array, "bt 1 d"], *, outputs: int | None
+    ) -> Float[Array, "bt m d"]:
+        joined = self.attention_norm(jnp.concatenate([x, message], 1))
+        wanted = x[:, :outputs]
+        return self.mlp(wanted + self.attention(joined, outputs=outputs)[:, : wanted.shape[1]])
 
 
 class FrameIntegration(nnx.Module):
@@ -146,12 +153,15 @@ class VideoEncoder(nnx.Module):
 
     def embed_video(self, frames: Float[Array, "b t h w 3"]) -> Float[Array, "b d"]:
         """Of normalised frames; not L2-normalised."""
-        return self._video(frames)[0]
+        return self._video(frames, outputs=1)[0]
 
-    def _video(self, frames: Float[Array, "b t h w 3"]) -> tuple[Float[Array, "b d"], Float[Array, "b t n e"]]:
-        """The video's embedding and its patch tokens."""
+    def _video(
+        self, frames: Float[Array, "b t h w 3"], *, outputs: int | None = None
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b t n e"]]:
+        """The video's embedding and its patch tokens, without these if `outputs` is 1."""
         b, t = frames.shape[:2]
-        tokens = self.vision(frames.reshape(b * t, *frames.shape[2:]), frames=t, chunk=self.chunk)
+        flat = frames.reshape(b * t, *frames.shape[2:])
+        tokens = self.vision(flat, frames=t, chunk=self.chunk, outputs=outputs)
         each = self.projection(self.vision.post_norm(tokens[:, 0])).reshape(b, t, -1)
         return self.integration(each), tokens[:, 1:].reshape(b, t, -1, tokens.shape[-1])
 
@@ -217,7 +227,7 @@ class XCLIP(VideoEncoder):
         Args:
           prompted: add to each text what its video says (the prompt generator).
         """
-        video, patches = self._video(batch["frames"])
+        video, patches = self._video(batch["frames"], outputs=None if prompted else 1)
         each = jnp.broadcast_to(texts[None], (len(video), *texts.shape))
         each = self.prompts(each, patches) if prompted else each
         return jnp.exp(self.logit_scale[...]) * jnp.einsum("bd,bcd->bc", unit(video), unit(each)), video
