@@ -45,6 +45,7 @@ def get_config(stage: str = "motion"):
     c.evals = {
         name: {"name": "top1.Top1", "split": name} for name in (() if stage == "self" else ("test", "test_shift"))
     }
+    c.train.batch = 4  # small steps, many of them: with 16 videos a step, 12 epochs are over when learning begins
     c.train.epochs = {"self": 8.0, "tune": 20.0}.get(stage, 40.0)
     c.train.log_every = 50
     c.train.watch = ()

@@ -9,6 +9,7 @@
 # RUNS=runs/motionfit  workdirs      SEEDS="0"  (mannequin: "0 1 2")      SPLITS="1 2 3"  of TARGET      K=1000  clusters
 # ROWS="tune appearance mers mars"   of transfer, also tune_len32, motion_R1 … (configs/motionfit.py)
 # FRAME_ARGS, FLOW_ARGS  more flags for the two extractions, e.g. "--num_workers=16"
+# JOBS=1                 seeds of mannequin at a time, each on its share of the cores: 3 keep two cores busiest
 # TRAIN_ARGS             more flags for whatever is trained, e.g. --config.train.steps=10
 # PREDICT_ARGS           more flags for features and retrieval, e.g. --batch=64
 # PYTHON=python          interpreter
@@ -16,7 +17,7 @@ set -euo pipefail
 
 kind=${1:-}
 if ! [[ $kind == mannequin && $# == 1 || $kind == transfer && $# == 3 || $kind == semi && $# == 2 ]]; then
-  sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,19s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 cd "$(dirname "$0")/.."
@@ -24,6 +25,7 @@ python=${PYTHON:-python} runs=${RUNS:-runs/motionfit}
 read -ra extra <<<"${TRAIN_ARGS:-}"
 read -ra more <<<"${PREDICT_ARGS:-}"
 source launch/chain.sh
+granularity=clip # the paper's default: each clip has its own label
 
 extract() { # ROOT
   echo "== frames and flow of $1"
@@ -35,7 +37,7 @@ extract() { # ROOT
 
 pseudo() { # SOURCE NAME GENERATOR SPLIT K: features of every clip, and their clusters as the column pseudo.NAME
   column "$1" "mplg.$2" "$3" --dense="$dense" --splits="$4" "${more[@]}"
-  clusters "$1" "pseudo.$2" "mplg.$2" "$5" --splits="$4"
+  clusters "$1" "pseudo.$2" "mplg.$2" "$5" --granularity="$granularity" --splits="$4"
   clustered=${clustered:-pseudo.$2} # the first ones are shown
 }
 
@@ -56,17 +58,28 @@ few_labels() { # CONFIG ROOT SPLIT K SUFFIX FLAGS...: labels for a part of ROOT'
   done
 }
 
+one_seed() { # of mannequin
+  few_labels configs/motionfit_mannequin.py "$root" train "${K:-32}" "-$seed"
+  train "$runs/motion_R1-$seed" configs/motionfit_mannequin.py:motion_R1 --config.seed="$seed" \
+    --config.data.subset_seed="$seed" "${extra[@]}"
+}
+
 case $kind in
 mannequin)
-  root=data/mannequin dense=4 place="" share=0.2 generators="motion appearance" tables=mf.t1,mf.t7,mf.t8 of_tune=()
+  root=data/mannequin dense=4 granularity=video place="" share=0.2 generators="motion appearance" tables=mf.t1,mf.t7,mf.t8 of_tune=()
   "$python" -m preprocessing.mannequin "$root" --clips=2400 --frames
   "$python" -m preprocessing.extract frames "$root" --from=frames --frames=32 --size=36x36 --name=frames.36
   "$python" -m preprocessing.extract flow "$root" --from=frames --method=dis --short_side=0 --size=36x36 --name=flow.36
-  for seed in ${SEEDS:-0 1 2}; do
-    few_labels configs/motionfit_mannequin.py "$root" train "${K:-64}" "-$seed"
-    train "$runs/motion_R1-$seed" configs/motionfit_mannequin.py:motion_R1 --config.seed="$seed" \
-      --config.data.subset_seed="$seed" "${extra[@]}"
-  done
+  jobs=${JOBS:-1} running=0
+  if ((jobs > 1)); then # each on its share of the cores (NPROC is XLA's); afterwards there is nothing left to do but the report
+    export NPROC=$((($(nproc) + jobs - 1) / jobs))
+    for seed in ${SEEDS:-0 1 2}; do
+      if ((++running > jobs)); then wait -n; fi
+      one_seed &
+    done
+    wait
+  fi
+  for seed in ${SEEDS:-0 1 2}; do one_seed; done
   ;;
 semi)
   root=$2 dense=16 generators=motion tables=mf.t8
