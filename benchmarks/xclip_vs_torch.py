@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--block_s", type=float, default=1.0, help="a turn lasts about this long, one step at least")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--chunk", type=int, default=0, help="our model.chunk; 2 is best on a CPU")
+    parser.add_argument("--chunk", type=int, default=0, help="our model.chunk; 2 or 0 is best on a CPU, by its caches")
     parser.add_argument("--attention", nargs="+", choices=ATTENTION, default=ATTENTION)
     parser.add_argument("--device", default="auto", help="PyTorch's: cpu, cuda; ours follows JAX_PLATFORMS")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="PyTorch's on a CPU; XLA takes all cores")

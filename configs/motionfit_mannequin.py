@@ -28,9 +28,7 @@ def get_config(stage: str = "motion"):
     flow = stage.startswith("motion")
     c.data.column = "flow.36" if flow else "frames.36"
     if not flow:
-        c.data.normalize = (
-            "background"  # from so few clips a network learns to see motion only where nothing else is to be seen
-        )
+        c.data.normalize = "clip"
     c.data.frames = 8
     c.data.stride = 2
     c.data.views = 3
@@ -45,8 +43,8 @@ def get_config(stage: str = "motion"):
     c.evals = {
         name: {"name": "top1.Top1", "split": name} for name in (() if stage == "self" else ("test", "test_shift"))
     }
-    c.train.batch = 4  # small steps, many of them: with 16 videos a step, 12 epochs are over when learning begins
-    c.train.epochs = {"self": 8.0, "tune": 20.0}.get(stage, 40.0)
+    c.train.batch = 4  # small steps, many of them: with 16 videos a step self-training is over when learning begins
+    c.train.epochs = {"self": 10.0, "tune": 20.0}.get(stage, 40.0)
     c.train.log_every = 50
     c.train.watch = ()
     c.train.select = ""

@@ -138,7 +138,7 @@ class VideoEncoder(nnx.Module):
         Args:
           frames: of a clip; the position table of the multi-frame integration has this length.
           chunk: frames that a layer of the tower takes at a time and recomputes in the backward pass, a multiple of the number
-            of devices; 0: all frames of the batch. On a CPU, where few frames fit a cache, 2 saves time (docs/benchmarks.md).
+            of devices; 0: all frames of the batch. 2 saved time on one CPU and cost none on another (docs/benchmarks.md).
           remat: recompute the tower's layers in the backward pass.
           dtype: of the computation; parameters stay float32.
         """
