@@ -106,7 +106,7 @@ def data(stage: str) -> dict:
     one = stage.startswith(GENERATORS) and setting.startswith("len")
     clips = int(setting[1:]) if setting in SETTINGS[:4] else 1 if one else 3
     spread = {"frames": frames, "stride": 1, "clips": clips, "views": 10, **size, "augment": {"flip": 0.0}}
-    rgb = {"name": "rgb.Rgb", "column": "frames", "normalize": "kinetics"} | spread
+    rgb = {"name": "rgb.Rgb", "column": "frames.25fps", "normalize": "kinetics"} | spread
     flow = {"name": "flow.Flow", "column": "flow.tvl1", "normalize": "bytes"} | spread
     if stage in ("mers", "mars"):
         shared = {"workers": 8}

@@ -30,7 +30,7 @@ granularity=clip # the paper's default: each clip has its own label
 extract() { # ROOT
   echo "== frames and flow of $1"
   # shellcheck disable=SC2086  # several flags in one variable
-  "$python" -m preprocessing.extract frames "$1" --fps=25 --short_side=256 --size=171x128 --max_failures=1% ${FRAME_ARGS:-}
+  "$python" -m preprocessing.extract frames "$1" --fps=25 --short_side=256 --size=171x128 --name=frames.25fps --max_failures=1% ${FRAME_ARGS:-}
   # shellcheck disable=SC2086
   "$python" -m preprocessing.extract flow "$1" --method=tvl1 --size=171x128 --max_failures=1% ${FLOW_ARGS:-}
 }
