@@ -38,7 +38,7 @@ def get_config(stage: str = "motion"):
     c.data.holdout = 0.0  # settings were chosen on other parts of train, see docs/results.md; the last step is scored
     c.data.fraction = 1.0 if stage == "self" else 0.2
     c.model.width = 8
-    c.optimizer.lr = 1e-2
+    c.optimizer.lr = 2e-2 if stage == "self" else 1e-2
     c.optimizer.schedule = "cosine"
     c.evals = {
         name: {"name": "top1.Top1", "split": name} for name in (() if stage == "self" else ("test", "test_shift"))
