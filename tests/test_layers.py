@@ -74,10 +74,8 @@ def test_the_first_tokens_alone_are_those_of_all(causal, outputs):
     np.testing.assert_allclose(few, layer(x, causal=causal)[:, :outputs], atol=1e-6)
     assert few.shape == (2, outputs, 8)
 
-    attention, attend = (
-        SelfAttention(8, 2, dtype=jnp.dtype("bfloat16"), rngs=nnx.Rngs(0)),
-        jnp.arange(5)[None] < jnp.array([[3], [5]]),
-    )
+    attention = SelfAttention(8, 2, dtype=jnp.dtype("bfloat16"), rngs=nnx.Rngs(0))
+    attend = jnp.arange(5)[None] < jnp.array([[3], [5]])
     few = attention(x, attend, outputs=outputs)
     assert few.dtype == jnp.bfloat16
     np.testing.assert_allclose(

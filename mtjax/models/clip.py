@@ -60,9 +60,8 @@ class VisionTower(nnx.Module):
         *before, last = self.layers
         for layer in before:
             x = (nnx.remat(call) if self.remat else call)(layer, x)
-        return last(
-            x, outputs=outputs, **of_layer
-        )  # its recomputation would be the first thing after it: no memory saved
+        # Recomputing the last layer would be the first thing the backward pass does: no memory saved.
+        return last(x, outputs=outputs, **of_layer)
 
 
 class TextTower(nnx.Module):
