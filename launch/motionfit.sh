@@ -25,7 +25,7 @@ python=${PYTHON:-python} runs=${RUNS:-runs/motionfit}
 read -ra extra <<<"${TRAIN_ARGS:-}"
 read -ra more <<<"${PREDICT_ARGS:-}"
 source launch/chain.sh
-granularity=clip # the paper's default: each clip has its own label
+granularity=clip # each clip has its own label
 
 extract() { # ROOT
   echo "== frames and flow of $1"
