@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 BLOCK = 8192  # points whose distances to all centroids exist at once, per device
+CPU_BLOCK = 2048  # on a CPU, where they shall stay in the cache
 SPLIT = 1e-4  # relative distance between the two halves of a split cluster
 
 Progress = Callable[[int, np.ndarray, float], None]
@@ -131,9 +132,12 @@ def _nearest(
 ) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
     product = jnp.matmul(points, centroids.T, precision=jax.lax.Precision.HIGHEST)
     distance = (centroids**2).sum(-1) - 2 * product  # but for the point's own square, the same for all centroids
-    label = distance.argmin(-1).astype(jnp.int32)
-    least = jnp.take_along_axis(distance, label[:, None], axis=1)[:, 0] + (points**2).sum(-1)
-    return label, jnp.maximum(least, 0.0)
+    # Two minima, for XLA computes an argmin one number at a time on a CPU; of the same numbers, not of numbers computed twice.
+    distance = jax.lax.optimization_barrier(distance)
+    least = distance.min(-1)
+    numbers = jnp.arange(len(centroids), dtype=jnp.int32)
+    label = jnp.where(distance <= least[:, None], numbers, len(centroids)).min(-1)
+    return label, jnp.maximum(least + (points**2).sum(-1), 0.0)
 
 
 _nearest_jit = jax.jit(_nearest)
@@ -144,7 +148,7 @@ def _in_blocks(points: Float[np.ndarray, "n d"], mesh: Mesh) -> tuple[Array, Arr
     n, d = points.shape
     devices = mesh.devices.size
     per_device = -(-n // devices)
-    blocks = -(-per_device // BLOCK)
+    blocks = -(-per_device // (CPU_BLOCK if mesh.devices.flat[0].platform == "cpu" else BLOCK))
     size = -(-per_device // blocks) * devices
     shape, sharding = (blocks, size), NamedSharding(mesh, P(None, mesh.axis_names))
     padded = np.zeros((blocks * size, d), np.float32)

@@ -3,7 +3,7 @@
     python -m mtjax.report WORKDIR [WORKDIR …] [--table=mt.t1,mt.t2] [--out=report.html]
     python -m mtjax.report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN] [--clusters=COLUMN,COLUMN]
 
-Runs that differ in their seed and official split alone are one row: mean ± standard deviation (population) and n, over splits
+Runs that differ in their seed and official split alone are one row: mean ± standard deviation (of the sample) and n, over splits
 where there are several. Runs that differ in how many labels they use besides are one line of a plot. Comparisons and features
 are those of the first workdir, clusters those of the first one whose dataset has them.
 """

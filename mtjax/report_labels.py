@@ -93,7 +93,7 @@ def sections(runs: Sequence[Result]) -> list[Section]:
     metrics = sorted({m for one in found for m in one.metrics}, key=lambda m: (m != "test/top1", m))
     notes = [
         "Runs of one line differ in their seed and in how many labels they use (and in how long they train, and which of several "
-        "runs their first weights are from). Error bars are the population standard deviation over seeds."
+        "runs their first weights are from). Error bars are the standard deviation (of the sample) over seeds."
     ]
     if unknown := sum(run.labelled is None for run in runs):
         notes.append(f"{unknown} run(s) did not note how many labels they used and are left out.")

@@ -26,7 +26,7 @@ th { border-bottom: 2px solid #444; } td:first-child, th:first-child { text-alig
 <h1>mtjax report</h1>
 <div class="scroll"><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
-<p class="note">Accuracies in %. ± is the population standard deviation over seeds, or over official splits.</p>
+<p class="note">Accuracies in %. ± is the standard deviation (of the sample) over seeds, or over official splits.</p>
 {% for t in beside %}<h2>{{ t.title }}</h2>
 <table><tr>{% for h in beside_header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for r in t.rows %}<tr>{% for cell in r %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>

@@ -94,14 +94,17 @@ class Group:
         return seeds + (f"; splits {','.join(map(str, self.splits))}" if len(self.splits) > 1 else "")
 
     def summary(self, metric: str) -> dict[str, float] | None:
-        """mean, std (population) and n over seeds, None when no run has the metric; over several official splits, of the means
-        over their seeds, as papers do (motionfit.md §7), n is that of splits."""
+        """mean, std (of the sample; 0 of one) and n over seeds, None when no run has the metric; over several official splits,
+        of the means over their seeds, as papers do (motionfit.md §7), n is that of splits."""
         found: dict[int, list[float]] = {}
         for run in self.runs:
             if metric in (of := run.scores if metric in run.scores else run.results):
                 found.setdefault(split_of(run.config), []).append(of[metric])
         values = next(iter(found.values()), []) if len(found) < 2 else [np.mean(seeds) for seeds in found.values()]
-        return {"mean": float(np.mean(values)), "std": float(np.std(values)), "n": len(values)} if values else None
+        if not values:
+            return None
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        return {"mean": float(np.mean(values)), "std": std, "n": len(values)}
 
     def dataset_of(self, metric: str) -> dict[str, str]:
         """Where a metric was measured: on the runs' dataset, or where `mtjax.retrieve` found its clips.

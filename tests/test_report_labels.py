@@ -43,7 +43,8 @@ def lines(runs) -> dict[str, list[tuple[float, int, float, float]]]:
     """Series → (labelled, runs, mean, standard deviation) of each point, of test/top1."""
     return {
         one.name: [
-            (p.labelled, len(p.group.runs), *list(p.group.summary("test/top1").values())[:2]) for p in one.points
+            (p.labelled, len(p.group.runs), *[round(v, 2) for v in list(p.group.summary("test/top1").values())[:2]])
+            for p in one.points
         ]
         for one in report_labels.find_series(runs)
     }
@@ -67,15 +68,15 @@ def test_seeds_of_one_share_are_a_point_and_shares_a_line(tmp_path):
         make_run(tmp_path / "scratch_100", 100, 25.0, train={"steps": 7}),
     ]
     assert lines(runs) == {
-        "tuned": [(21, 2, 25, 5), (51, 2, 55, 5)],
+        "tuned": [(21, 2, 25, 7.07), (51, 2, 55, 7.07)],
         "scratch": [(20, 1, 5, 0), (100, 1, 25, 0)],  # without first weights it is another line
     }
     (section,) = report_labels.sections(runs)
     assert [alt for alt, _ in section.plots] == ["accuracy by number of labels, test/top1"] and len(section.notes) == 1
     assert section.tables[0].header == ("series", "labelled clips", "test/top1", "runs") and section.tables[0].open
     assert section.tables[0].rows[:3] == [
-        ["tuned", "21", "25.00 ± 5.00 (n=2)", "tuned20-0, tuned20-1"],
-        ["tuned", "51", "55.00 ± 5.00 (n=2)", "tuned50-0, tuned50-1"],
+        ["tuned", "21", "25.00 ± 7.07 (n=2)", "tuned20-0, tuned20-1"],
+        ["tuned", "51", "55.00 ± 7.07 (n=2)", "tuned50-0, tuned50-1"],
         ["scratch", "20", "5.00", "scratch_20"],
     ]
     assert Image.open(io.BytesIO(base64.b64decode(section.plots[0][1]))).size[0] > 400
@@ -88,7 +89,7 @@ def test_few_labels_a_class_and_lists_are_numbers_of_labels_too(tmp_path):
         make_run(tmp_path / f"list-{n}-{seed}", n, n + 2.0 * seed, seed, shots=f"{n}_{seed}.txt")
         for n in (3, 6) for seed in (0, 1)
     ]  # fmt: skip
-    assert lines(listed) == {"list": [(3, 2, 4, 1), (6, 2, 7, 1)]}
+    assert lines(listed) == {"list": [(3, 2, 4, 1.41), (6, 2, 7, 1.41)]}
 
 
 def test_what_is_not_about_labels_is_another_line_or_none(tmp_path):
@@ -115,7 +116,7 @@ def test_a_number_that_is_no_seed_is_told(tmp_path):
         for n in (20, 50)
         for k in (1, 3)
     ]
-    assert lines(runs) == {"t": [(20, 2, 2, 1), (50, 2, 2, 1)]}
+    assert lines(runs) == {"t": [(20, 2, 2, 1.41), (50, 2, 2, 1.41)]}
     (section,) = report_labels.sections(runs)
     assert section.notes[1].startswith("t: some runs have seed and number of labels in common")
 
