@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -58,13 +59,19 @@ def fit(
     check(points, k)
     # Distances are differences of squares: without the mean they keep more of their digits.
     mean = points.mean(0, dtype=np.float64).astype(np.float32)
-    centred = points - mean
+    mesh = mesh or jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    centred, weights = _in_blocks(points, mean, mesh)
     begin, centroids = resume or (
         0,
-        plus_plus(centred, k, seed=seed) if first is None else np.asarray(first, np.float32) - mean,
+        plus_plus(centred.reshape(-1, len(mean))[: len(points)], k, seed=seed)
+        if first is None
+        else np.asarray(first, np.float32) - mean,
     )
-    mesh = mesh or jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    blocks, weights = _in_blocks(centred, mesh)
+    sharding = NamedSharding(mesh, P(None, mesh.axis_names))
+    blocks, weights = (
+        jax.make_array_from_callback(a.shape, sharding, functools.partial(operator.getitem, a))
+        for a in (centred, weights)
+    )
     step = _lloyd(mesh, jax.default_backend() != "cpu")
     inertia, split = math.nan, 0
     for i in range(begin, iterations):
@@ -143,22 +150,19 @@ def _nearest(
 _nearest_jit = jax.jit(_nearest)
 
 
-def _in_blocks(points: Float[np.ndarray, "n d"], mesh: Mesh) -> tuple[Array, Array]:
-    """Points [blocks, devices · BLOCK, d] with the second dimension over the devices, and 1.0 for points, 0.0 for padding."""
+def _in_blocks(
+    points: Float[np.ndarray, "n d"], mean: Float[np.ndarray, " d"], mesh: Mesh
+) -> tuple[Float[np.ndarray, "blocks size d"], Float[np.ndarray, "blocks size"]]:
+    """Points without their mean, as many at a time as all devices take, and 1.0 for points, 0.0 for the padding at the end."""
     n, d = points.shape
     devices = mesh.devices.size
-    per_device = -(-n // devices)
-    blocks = -(-per_device // (CPU_BLOCK if mesh.devices.flat[0].platform == "cpu" else BLOCK))
-    size = -(-per_device // blocks) * devices
-    shape, sharding = (blocks, size), NamedSharding(mesh, P(None, mesh.axis_names))
-    padded = np.zeros((blocks * size, d), np.float32)
-    padded[:n] = points
-    weights = (np.arange(blocks * size) < n).astype(np.float32)
-
-    def put(array: np.ndarray) -> Array:
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return put(padded.reshape(*shape, d)), put(weights.reshape(shape))
+    block = CPU_BLOCK if mesh.devices.flat[0].platform == "cpu" else BLOCK
+    size = min(block, -(-n // devices)) * devices
+    padded = np.empty((-(-n // size) * size, d), np.float32)
+    np.subtract(points, mean, out=padded[:n])
+    padded[n:] = 0.0
+    weights = (np.arange(len(padded)) < n).astype(np.float32)
+    return padded.reshape(-1, size, d), weights.reshape(-1, size)
 
 
 @functools.cache
@@ -179,7 +183,7 @@ def _lloyd(mesh: Mesh, by_product: bool) -> Callable[[Array, Array, Array], tupl
                 chosen = jax.nn.one_hot(label, k, dtype=points.dtype) * weight[:, None]
                 summed = jnp.matmul(chosen.T, points, precision=jax.lax.Precision.HIGHEST)
             else:
-                summed = jax.ops.segment_sum(points * weight[:, None], label, k)
+                summed = jax.ops.segment_sum(points, jnp.where(weight > 0, label, k), k)  # k, of padding, is left out
             count = jax.ops.segment_sum(weight.astype(jnp.int32), label, k)
             return (total[0] + summed, total[1] + count, total[2] + (distance * weight).sum()), None
 
