@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from mtjax import distributed, scoring, sharding
+from mtjax import distributed, host_memory, scoring, sharding
 from mtjax.checkpoint import NoGoodCheckpoint
 from mtjax.data.batches import training_batches
 from mtjax.dry_run import dry_run
@@ -130,6 +130,7 @@ def trace(exp: Experiment, run: Run, step: int) -> None:
 
 
 def main(argv: list[str]) -> int:
+    host_memory.keep_freed()
     config = parse_flags(argv)
     if flags.FLAGS.distributed:
         distributed.initialize()
