@@ -6,7 +6,7 @@
 The argument is a stage of configs/motionfit.py: motion (the generator), motion_R1 (one clip a video), appearance (RGB from random
 weights), self (of `--config.data.pseudo=COLUMN`, every training video, no label), tune (of `--config.train.init=WORKDIR`). An
 eighth of the published width, clips of 8 frames, every other of 16 a second, of 32 × 32 pixels cut out of 36 × 36; 1,664 training
-videos, 336 of them labelled, 32 clusters. Test top-1, mean ± standard deviation of seeds 0 to 2 (docs/results.md): motion
+videos, 336 of them labelled, 32 clusters. Expected: test top-1, mean ± standard deviation of seeds 0 to 2 (docs/results.md): motion
 58.3 ± 1.0, motion_R1 51.5 ± 4.6, appearance 19.8 ± 12.5, tune 35.9 ± 23.1, of appearance's clusters 22.6 ± 17.7.
 """
 
