@@ -192,6 +192,7 @@ def cluster(
     found = read_segments(catalog, read, field=field, granularity=granularity, percentile=percentile)
     points = points_to_fit(catalog, found, splits, limit=points_per_centroid * k, seed=seed)
     kmeans.check(points, k)
+    kmeans.check_finite(found.feature)  # all are labelled, whatever is fitted
     column_writer.create(root, spec, overwrite=overwrite)
     fitted = fit(directory, points, k, seed=seed, iterations=iterations)
     label, distance = kmeans.assign(found.feature, fitted.centroids)

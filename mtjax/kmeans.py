@@ -2,7 +2,6 @@
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,10 +67,7 @@ def fit(
         else np.asarray(first, np.float32) - mean,
     )
     sharding = NamedSharding(mesh, P(None, mesh.axis_names))
-    blocks, weights = (
-        jax.make_array_from_callback(a.shape, sharding, functools.partial(operator.getitem, a))
-        for a in (centred, weights)
-    )
+    blocks, weights = (jax.make_array_from_callback(a.shape, sharding, a.__getitem__) for a in (centred, weights))
     step = _lloyd(mesh, jax.default_backend() != "cpu")
     inertia, split = math.nan, 0
     for i in range(begin, iterations):
@@ -86,12 +82,22 @@ def check(points: Float[np.ndarray, "n d"], k: int) -> None:
     """Raises ValueError as `fit` does."""
     if not 0 < k <= len(points):
         raise ValueError(f"k-means: {k} clusters need 1 to {len(points)} (the number of points)")
+    check_finite(points)
+
+
+def check_finite(points: Float[np.ndarray, "n d"]) -> None:
+    """Raises ValueError where a point is not: it would be nearest to no centroid."""
     if not np.isfinite(points).all():
         raise ValueError(f"k-means: {(~np.isfinite(points).all(1)).sum()} of {len(points)} points are not finite")
 
 
 def assign(points: Float[np.ndarray, "n d"], centroids: Float[np.ndarray, "k d"]) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centroid of each point, int32 [n] (the first of equals), and its squared distance, float32 [n]."""
+    """The nearest centroid of each point, int32 [n] (the first of equals), and its squared distance, float32 [n].
+
+    Raises:
+      ValueError: values that are not finite.
+    """
+    check_finite(points)
     mean = centroids.mean(0)
     centred, labels, distances = centroids - mean, [], []
     for start in range(0, len(points), BLOCK):

@@ -105,6 +105,8 @@ def test_what_cannot_be_clustered_is_said():
     same = kmeans.fit(np.ones((5, 2), np.float32), 3, seed=0)  # more clusters than different points
     assert np.isfinite(same.centroids).all() and abs(same.inertia) < 1e-4
     assert kmeans.assign(np.zeros((0, 2), np.float32), same.centroids)[0].shape == (0,)
+    with pytest.raises(ValueError, match="1 of 2 points are not finite"):
+        kmeans.assign(np.float32([[0, 0], [np.nan, 0]]), same.centroids)
 
 
 # What shares a label.

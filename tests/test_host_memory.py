@@ -31,6 +31,5 @@ def new_pages(**environment: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
 def test_freed_memory_is_used_again_unless_the_user_has_set_the_allocator_up():
     assert new_pages() < 20
-    assert (
-        new_pages(MALLOC_MMAP_THRESHOLD_="131072") > 50
-    )  # 96 of 2 MiB where the kernel gives huge pages, thousands elsewhere
+    # 96 of 2 MiB where the kernel gives huge pages, thousands elsewhere.
+    assert new_pages(MALLOC_MMAP_THRESHOLD_="131072") > 50
