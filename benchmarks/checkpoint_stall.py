@@ -50,6 +50,7 @@ def interval(program: Program, state, batch, seconds: float) -> tuple[object, li
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
+    """Row of the table: how long a save into `folder` stops the loop, and steps alone and beside a save."""
     program = make_program(model_widths(args.model))
     batch = sharding.to_global(
         make_batch(args.batch, 32, 32), sharding.local_positions(args.batch, program.mesh), args.batch, program.mesh

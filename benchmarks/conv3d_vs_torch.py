@@ -68,6 +68,7 @@ class Ours:
         return multiplications(self.pure, self.state, jax.ShapeDtypeStruct((1, *clip.shape[1:]), jnp.float32)) / 1e9
 
     def predictor(self, clip: np.ndarray) -> pairs.Contestant:
+        """Logits of this clip, as `pairs.interleave` times them."""
         held = jnp.asarray(clip)
 
         def run(steps: int) -> None:
@@ -78,6 +79,8 @@ class Ours:
         return run
 
     def trainer(self, clip: np.ndarray, label: np.ndarray) -> pairs.Contestant:
+        """The training step on this batch, as `pairs.interleave` times it."""
+
         def backbone(rngs: nnx.Rngs) -> VideoNetwork:
             return self.network(**self.keywords, rngs=rngs)
 
@@ -127,6 +130,7 @@ class Theirs:
             self.torch.cuda.synchronize()
 
     def predictor(self, clip: np.ndarray) -> pairs.Contestant:
+        """Logits of this clip, as `pairs.interleave` times them."""
         held = self.clip(clip)
 
         def run(steps: int) -> None:
@@ -137,6 +141,7 @@ class Theirs:
         return run
 
     def trainer(self, clip: np.ndarray, label: np.ndarray) -> pairs.Contestant:
+        """The training step on this batch, as `pairs.interleave` times it."""
         held, label = self.clip(clip), self.torch.from_numpy(label).long().to(self.device)
         settings = {k: v for k, v in OPTIMIZER.items() if k != "name"}
         optimizer = self.torch.optim.SGD(self.model.parameters(), **settings)

@@ -81,6 +81,7 @@ def compute_only(exp: Experiment, args: argparse.Namespace) -> float:
 
 
 def measure(root: Path, folder: Path, cache: str, args: argparse.Namespace) -> dict[str, object]:
+    """Row of the table: a step in the real loop, the compiled step alone, and their difference round by round."""
     exp = make_experiment(root, cache, args)
     looped, computed = [], []
     for number in range(args.rounds):

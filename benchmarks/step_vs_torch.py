@@ -63,6 +63,7 @@ def make_program(widths: Mapping[str, Any], dtype: str = "float32", accumulate: 
 
 
 def ours(program: Program, arrays: dict[str, np.ndarray]) -> dict[str, pairs.Contestant]:
+    """Our training step and prediction, as `pairs.interleave` times them."""
     size = len(arrays["valid"])
     batch = sharding.to_global(arrays, sharding.local_positions(size, program.mesh), size, program.mesh)
     holder = {"state": program.init()}
@@ -81,6 +82,7 @@ def ours(program: Program, arrays: dict[str, np.ndarray]) -> dict[str, pairs.Con
 
 
 def pytorch(args: argparse.Namespace, arrays: dict[str, np.ndarray]) -> dict[str, pairs.Contestant]:
+    """The same of the PyTorch MovT."""
     import torch
     from torch.nn import functional
 

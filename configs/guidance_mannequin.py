@@ -16,6 +16,7 @@ ROWS = ("xclip_k2", "xclip_k8", "motion_ts_k2", "motion_ts_k8", "xclip_ts_k2", "
 
 
 def get_config(row: str = "motion_ts_k2"):
+    """`row`: of the table, see above."""
     if row not in ROWS:
         raise ValueError(f"guidance_mannequin.py:{row}: rows are {ROWS}")
     shots = int(row[-1]) if row[-1].isdigit() else 0

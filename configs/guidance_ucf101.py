@@ -21,6 +21,7 @@ ROWS = ("motion_raw", *ZERO_SHOT, *FROZEN)
 
 
 def get_config(row: str = "motion_ts_k2"):
+    """`row`: of Table 1, see above."""
     if row not in ROWS:
         raise ValueError(f"guidance_ucf101.py:{row}: rows are {ROWS}")
     c = motion_teacher() if row == "motion_raw" else zero_shot(row) if row in ZERO_SHOT else on_features(row)

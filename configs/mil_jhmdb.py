@@ -13,6 +13,7 @@ from configs import mil_mannequin
 
 
 def get_config(split: str = "1"):
+    """`split`: the official one, 1 to 3."""
     c = mil_mannequin.get_config()
     del c.data.generate
     c.data.root = "data/jhmdb"

@@ -38,6 +38,7 @@ SELF_EPOCHS, SELF_MILESTONES = 45.0, (20, 40)
 
 
 def get_config(which: str = "motion,ucf101,1"):
+    """`which`: stage, dataset and official split, see above."""
     stage, dataset, split = which.split(",")
     if stage not in STAGES or not split.isdigit():
         raise ValueError(f"motionfit.py:{which}: STAGE,DATASET,SPLIT, with a stage of {STAGES}")

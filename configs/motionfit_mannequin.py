@@ -23,6 +23,7 @@ TABLE = {  # the paper's are of UCF101: the report says so
 
 
 def get_config(stage: str = "motion"):
+    """`stage`: one of `STAGES`."""
     if stage not in STAGES:
         raise ValueError(f"motionfit_mannequin.py:{stage}: stages are {STAGES}")
     c = motionfit.get_config(f"{stage},mannequin,0")

@@ -15,6 +15,7 @@ JOINTS = 15
 
 
 def get_config(argument: str = "1"):
+    """`argument`: the official split, 1 to 3, and `,identity` where points are told apart."""
     split, *options = argument.split(",")
     if unknown := set(options) - {"identity"}:
         raise ValueError(f"movt_jhmdb: unknown options {sorted(unknown)}; use SPLIT or SPLIT,identity")
