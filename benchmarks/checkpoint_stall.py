@@ -18,9 +18,10 @@ import jax
 from benchmarks import pairs
 from benchmarks.step_vs_torch import CLASSES, PRESETS, make_batch, make_program
 from configs import movt_mannequin
-from mtjax import plain_config, sharding
-from mtjax.checkpoint import Checkpoints
-from mtjax.step import Program
+from mtjax.compute import sharding
+from mtjax.compute.step import Program
+from mtjax.run import plain_config
+from mtjax.run.checkpoint import Checkpoints
 
 # What `Run.save` adds to a checkpoint, at the quick start's size.
 META = {

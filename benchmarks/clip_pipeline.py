@@ -22,10 +22,10 @@ import simplejpeg
 
 from benchmarks import pairs, synthetic
 from mtjax.data.batches import training_batches
-from mtjax.data.flow import Flow
 from mtjax.data.order import Order
-from mtjax.data.rgb import Rgb
-from mtjax.data.video_clips import VideoClips
+from mtjax.modalities.flow import Flow
+from mtjax.modalities.rgb import Rgb
+from mtjax.modalities.video_clips import VideoClips
 
 SIZES = {"171x128": (128, 171), "342x256": (256, 342)}  # as WxH, like `preprocessing.extract frames --size`
 KINDS = {"frames": Rgb, "flow": Flow}

@@ -1,5 +1,5 @@
-"""R(2+1)D-18, R3D-18, S3D and S3D-G in PyTorch: peers of `mtjax.models.{r2plus1d,r3d,s3dg}` for parity in tests/test_conv3d.py
-and speed in benchmarks/conv3d_vs_torch.py.
+"""R(2+1)D-18, R3D-18, S3D and S3D-G in PyTorch: peers of `mtjax.models.{r2plus1d,r3d,s3dg}` for parity
+in tests/models/test_conv3d.py and speed in benchmarks/conv3d_vs_torch.py.
 
 Written from models.md §1 and §2. The names in their `state_dict` are those of the published checkpoints: torchvision's
 `r2plus1d_18`, `r3d_18` and `s3d`, and the video side of S3D_HowTo100M. Clips are [b c t h w].

@@ -25,14 +25,15 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import pairs
-from mtjax import convert, sharding
-from mtjax.complexity import multiplications
+from mtjax import convert
+from mtjax.compute import sharding
+from mtjax.compute.optim import Optimizer
+from mtjax.compute.step import Program
 from mtjax.models.r2plus1d import R2Plus1D18
 from mtjax.models.r3d import R3D18
 from mtjax.models.s3dg import S3DG
 from mtjax.models.video_network import VideoClassifier, VideoNetwork
-from mtjax.optim import Optimizer
-from mtjax.step import Program
+from mtjax.run.complexity import multiplications
 from mtjax.tasks.classify import Classify
 
 OPTIMIZER = {"name": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}  # motionfit.md §4

@@ -19,10 +19,10 @@ from pathlib import Path
 import jax
 
 from benchmarks import pairs, synthetic
-from mtjax import distributed
-from mtjax.experiment import Experiment
-from mtjax.metrics_log import METRICS, read_metrics
-from mtjax.resume import Run
+from mtjax.compute import distributed
+from mtjax.run.experiment import Experiment
+from mtjax.run.metrics_log import METRICS, read_metrics
+from mtjax.run.workdir import Run
 from mtjax.train import feed, train
 
 TINY = {

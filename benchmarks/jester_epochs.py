@@ -18,9 +18,9 @@ import jax
 
 from benchmarks import pairs, synthetic
 from benchmarks.step_vs_torch import PRESETS, TRAIN_COST
-from mtjax import complexity
-from mtjax.experiment import Experiment
-from mtjax.step import scalars_to_host
+from mtjax.compute.step import scalars_to_host
+from mtjax.run import complexity
+from mtjax.run.experiment import Experiment
 from mtjax.train import feed
 
 EPOCHS = 50.0

@@ -17,7 +17,7 @@ import time
 import jax
 import numpy as np
 
-from mtjax import kmeans
+from mtjax.clusters import kmeans
 
 
 def points_of(n: int, d: int, k: int) -> np.ndarray:

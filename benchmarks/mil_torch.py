@@ -1,5 +1,5 @@
 """The MIL motion teacher in PyTorch, the peer of `mtjax.models.mil` under `tasks.classify.Classifier`: for parity in
-tests/test_mil_parity.py, for speed in benchmarks/mil_vs_torch.py.
+tests/models/test_mil_parity.py, for speed in benchmarks/mil_vs_torch.py.
 
 Written from the same description (motion_guidance.md §2) the way one writes PyTorch: `nn.TransformerEncoder` with its fused
 projections, masks only where there are any.

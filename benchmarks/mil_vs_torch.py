@@ -23,12 +23,12 @@ import jax
 import numpy as np
 
 from benchmarks import pairs
-from mtjax import sharding
-from mtjax.complexity import forward_gmacs
-from mtjax.data.pose import Pose
+from mtjax.compute import sharding
+from mtjax.compute.optim import Optimizer
+from mtjax.compute.step import Program
+from mtjax.modalities.pose import Pose
 from mtjax.models.mil import MotionMIL
-from mtjax.optim import Optimizer
-from mtjax.step import Program
+from mtjax.run.complexity import forward_gmacs
 from mtjax.tasks.classify import Classify
 
 CLASSES, JOINTS, PARAMETERS = 101, 17, 963_046

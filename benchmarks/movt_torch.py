@@ -1,4 +1,4 @@
-"""MovT in PyTorch, the peer that our Flax model is compared with: for parity in tests/test_torch_parity.py, for speed in
+"""MovT in PyTorch, the peer that our Flax model is compared with: for parity in tests/models/test_torch_parity.py, for speed in
 benchmarks/step_vs_torch.py.
 
 Written from the same description (movt.md §2) as `mtjax.models.movt`, the way one writes PyTorch: `nn.TransformerEncoder`

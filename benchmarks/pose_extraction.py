@@ -21,7 +21,8 @@ import torch
 import transformers
 
 from mtjax.data.columns import Column
-from preprocessing import catalog, extract, pose_models
+from preprocessing import catalog, extract
+from preprocessing.extractors import pose_models
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 SMALL_DETECTOR = {

@@ -23,10 +23,11 @@ import jax
 import numpy as np
 
 from benchmarks import pairs
-from mtjax import complexity, sharding
+from mtjax.compute import sharding
+from mtjax.compute.optim import Optimizer
+from mtjax.compute.step import Program
 from mtjax.models import movt
-from mtjax.optim import Optimizer
-from mtjax.step import Program
+from mtjax.run import complexity
 from mtjax.tasks.classify import Classify
 
 PRESETS = {"full_count": movt.FULL_COUNT, "calibrated": movt.CALIBRATED}

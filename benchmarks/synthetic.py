@@ -8,9 +8,11 @@ import numpy as np
 import simplejpeg
 
 from configs import movt_jester
-from mtjax import plain_config, records
-from mtjax.data import column_writer, columns, flow_bytes, images
+from mtjax import records
+from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
+from mtjax.modalities import flow_bytes, images
+from mtjax.run import plain_config
 
 CLASSES = 27
 DISTINCT = 256  # different clips; reading and training cost the same for the thousandth copy of one

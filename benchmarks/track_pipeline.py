@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import pairs, synthetic
 from mtjax.data.batches import training_batches
 from mtjax.data.order import Order
-from mtjax.data.tracks import Tracks
+from mtjax.modalities.tracks import Tracks
 
 
 def measure(data: Tracks, args: argparse.Namespace) -> tuple[list[float], list[float]]:

@@ -23,8 +23,8 @@ from flax import nnx
 
 from benchmarks import pairs
 from mtjax import convert
-from mtjax.complexity import multiplications
 from mtjax.models.xclip import VideoEncoder
+from mtjax.run.complexity import multiplications
 
 ATTENTION = ("sdpa", "eager")  # what transformers calls its kinds
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import jax
 
-from mtjax import __version__, distributed
+from mtjax import __version__
+from mtjax.compute import distributed
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 OPENCV = ("opencv-contrib-python-headless", "opencv-python-headless", "opencv-contrib-python", "opencv-python")

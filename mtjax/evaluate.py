@@ -6,143 +6,14 @@ python -m mtjax.evaluate WORKDIR [--evals=test] [--split=test2] [--root=DIR]
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from mtjax import checkpoint, distributed, sharding
-from mtjax.data import catalog
-from mtjax.data.batches import evaluation_batches
-from mtjax.experiment import Experiment, checkpoints_of
+from mtjax.compute import distributed
 from mtjax.lookup import ConfigError
-from mtjax.plain_config import from_json
-from mtjax.step import Asked, State
-from mtjax.types import Rows
-
-ROWS = "rows"  # WORKDIR/rows/<eval>.npz: what the report draws from
-PASSED_ON = ("clip", "label", "target", "valid")
-
-
-class Interrupted(Exception):
-    """A signal arrived during evaluation."""
-
-
-def predict_rows(
-    experiment: Experiment,
-    state: State,
-    clips: np.ndarray,
-    stop: Callable[[], bool] = lambda: False,
-    *,
-    copy: int = 0,
-    ask: Asked | None = None,
-) -> dict[str, np.ndarray]:
-    """Predictions for some clips, gathered on every process, padding dropped, sorted by clip.
-
-    Args:
-      copy: n > 0 looks at the n-th augmented view of each clip, drawn as in training. ask: see `Program.predict`.
-
-    Raises:
-      Interrupted: `stop()` became true between two batches.
-      RuntimeError: a clip is missing or came twice.
-    """
-    batch, mesh, local = experiment.train.batch, experiment.mesh, experiment.local
-    gathered: list[dict[str, np.ndarray]] = []
-    view = (np.int32(copy),) if copy else ()
-    for host_batch in evaluation_batches(experiment.data, clips, batch, local, copy):
-        if stop():
-            raise Interrupted
-        arrays = sharding.to_global(host_batch, local, batch, mesh)
-        rows = dict(experiment.program.predict_step(state, arrays, *view, ask=ask))
-        rows |= {k: arrays[k] for k in PASSED_ON}
-        if jax.process_count() > 1:
-            rows = multihost_utils.process_allgather(rows, tiled=True)
-        gathered.append(jax.device_get(rows))
-    rows = {name: np.concatenate([g[name] for g in gathered]) for name in gathered[0]}
-    rows = {name: values[rows["valid"]] for name, values in rows.items()}
-    order = np.argsort(rows["clip"], kind="stable")
-    rows = {name: values[order] for name, values in rows.items()}
-    unreadable = len(clips) - len(rows["clip"])
-    expected = np.sort(clips)
-    if not np.isin(rows["clip"], expected).all() or len(np.unique(rows["clip"])) != len(rows["clip"]):
-        raise RuntimeError(f"{len(rows['clip'])} rows for {len(clips)} clips: some came twice or from elsewhere")
-    if unreadable and experiment.data.on_corrupt == "raise":
-        raise RuntimeError(f"{unreadable} of {len(clips)} clips were lost between reading and scoring")
-    return rows
-
-
-def run_eval(
-    experiment: Experiment, state: State, name: str, stop: Callable[[], bool] = lambda: False
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(`<name>/<metric>` → value, rows) of one entry of `config.evals`."""
-    evaluator = experiment.evaluators[name]
-    rows = predict_rows(experiment, state, experiment.data.rows(evaluator.split), stop)
-    return {f"{name}/{metric}": value for metric, value in evaluator.score(rows).items()}, rows
-
-
-def save_rows(workdir: Path, name: str, rows: Rows) -> None:
-    """Keeps an eval's rows (without embeddings) for the report."""
-    if jax.process_index() == 0:
-        (workdir / ROWS).mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(workdir / ROWS / f"{name}.npz", **{k: v for k, v in rows.items() if "embedding" not in k})
-
-
-def check_overlap(experiment: Experiment, train_ids: list[str], split: str, allow: bool) -> int:
-    """How many clips of `split` were trained on, or share a group with a clip that was.
-
-    Raises:
-      ConfigError: there are some and `allow` is False.
-    """
-    data = experiment.data
-    if data.only_selects(split):  # compared with the labelled clips when training began
-        return 0
-    known = {c.id for c in data.catalog.clips}
-    shared = catalog.overlap(data.catalog, data.catalog.rows_of(i for i in train_ids if i in known), data.rows(split))
-    if shared and not allow:
-        raise ConfigError(
-            f"{len(shared)} of the {len(data.rows(split))} clips of split {split!r} were trained on or share a group with "
-            f"clips that were: {shared[:5]} …; --allow_overlap scores them all the same"
-        )
-    return len(shared)
-
-
-def load(
-    workdir: str | Path, *, step: str = "selected", overrides: dict[str, Any] | None = None, batch: int = 0
-) -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta) of a trained workdir.
-
-    Args:
-      step: "selected" (the best by `train.select`, else the latest), "latest", or a number.
-      overrides: of the `data` section, e.g. another root. batch: clips at once; 0 for the run's.
-
-    Raises:
-      ConfigError, checkpoint.NoGoodCheckpoint.
-    """
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
-    config = from_json(path.read_text())
-    config["data"] = config["data"] | (overrides or {})
-    if batch:
-        config["train"] = config["train"] | {"batch": batch, "accumulate": 1}
-    experiment = Experiment(config)
-    checkpoints = checkpoints_of(Path(workdir), experiment.train, read_only=True)
-    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
-    if step == "selected":
-        step = str(checkpoints.best_step() or "latest") if experiment.train.select else "latest"
-    found = checkpoints.restore_latest(template) if step == "latest" else checkpoints.restore(int(step), template)
-    checkpoints.close()
-    if found is None:
-        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no checkpoint yet")
-    names = list(experiment.data.class_names)
-    if found[1]["class_names"] != names:
-        raise ConfigError(
-            f"{workdir} was trained on classes {found[1]['class_names'][:5]} …, the dataset has {names[:5]} …"
-        )
-    return experiment, *found
+from mtjax.run import checkpoint
+from mtjax.run.evaluation import check_overlap, load, run_eval, save_rows
 
 
 def main(argv: list[str] | None = None) -> int:

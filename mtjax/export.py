@@ -19,11 +19,11 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from mtjax import checkpoint
-from mtjax.data.catalog import write_atomically
-from mtjax.experiment import Experiment, load_without_data
-from mtjax.plain_config import config_hash
-from mtjax.step import State
+from mtjax.compute.step import State
+from mtjax.data.files import write_atomically
+from mtjax.run import checkpoint
+from mtjax.run.experiment import Experiment, load_without_data
+from mtjax.run.plain_config import config_hash
 from mtjax.types import Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")

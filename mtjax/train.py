@@ -15,17 +15,18 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from mtjax import distributed, host_memory, scoring, sharding
-from mtjax.checkpoint import NoGoodCheckpoint
+from mtjax.compute import distributed, host_memory, sharding
+from mtjax.compute.step import State, scalars_to_host
 from mtjax.data.batches import training_batches
-from mtjax.dry_run import dry_run
-from mtjax.evaluate import Interrupted
-from mtjax.experiment import Experiment
 from mtjax.lookup import ConfigError
-from mtjax.metrics_log import MetricsLog, Progress
-from mtjax.plain_config import parse_flags
-from mtjax.resume import Run, refuse_overlap
-from mtjax.step import State, scalars_to_host
+from mtjax.run import scoring
+from mtjax.run.checkpoint import NoGoodCheckpoint
+from mtjax.run.dry_run import dry_run
+from mtjax.run.evaluation import Interrupted
+from mtjax.run.experiment import Experiment
+from mtjax.run.metrics_log import MetricsLog, Progress
+from mtjax.run.plain_config import parse_flags
+from mtjax.run.workdir import Run, refuse_overlap
 
 flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and reports of this run lie.")
 flags.DEFINE_bool("dry_run", False, "Compile on fake data, print sizes and costs, and stop.")

@@ -23,9 +23,10 @@ from collections import Counter
 from pathlib import Path
 
 from mtjax.data import summary
-from mtjax.data.catalog import Catalog, CatalogError, write_atomically
+from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.column_writer import Busy, write_column
 from mtjax.data.columns import ColumnError, list_columns
+from mtjax.data.files import write_atomically
 from mtjax.data.inspection import split_overlaps
 from mtjax.records import RecordError
 from preprocessing.annotations import folder, kinetics, motion_npz, table, twentybn, ucf_hmdb

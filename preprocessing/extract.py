@@ -21,11 +21,12 @@ from typing import Any
 
 from mtjax.data import columns
 from mtjax.data.catalog import Catalog, CatalogError
-from preprocessing import column_run, flow, frames, points, pose, pose_models, tracks
-from preprocessing.backends import MissingBackend
-from preprocessing.shards import Decoding, Extractor, Source
-from preprocessing.stored_frames import StoredFrames
-from preprocessing.video_file import Limits
+from preprocessing.extraction import column_run
+from preprocessing.extraction.backends import MissingBackend
+from preprocessing.extraction.shards import Decoding, Extractor, Source
+from preprocessing.extraction.stored_frames import StoredFrames
+from preprocessing.extractors import flow, frames, points, pose, pose_models, tracks
+from preprocessing.videos.video_file import Limits
 
 IMAGES = "frames"  # the column that is looked for where clips have no video
 

@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from mtjax.data import column_writer, columns
-from mtjax.data.catalog import Catalog, CatalogError, write_atomically
+from mtjax.data.catalog import Catalog, CatalogError
+from mtjax.data.files import write_atomically
 from mtjax.records import Feature, RecordError
-from preprocessing import column_run, pose
-from preprocessing.backends import folder_hash, weights_hash
-from preprocessing.skeleton_files import People, SkeletonError, read_pyskl, read_vpd
+from preprocessing.annotations.skeleton_files import People, SkeletonError, read_pyskl, read_vpd
+from preprocessing.extraction import column_run
+from preprocessing.extraction.backends import folder_hash, weights_hash
+from preprocessing.extractors import pose
 
 READERS = {"pyskl": read_pyskl, "vpd": read_vpd}
 SHOWN = 10  # names shown of a long list

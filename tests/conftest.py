@@ -35,13 +35,14 @@ from absl import flags
 from jax.sharding import AxisType
 from PIL import Image
 
-from mtjax import records, sharding
+from mtjax import records
 from mtjax import train as loop
+from mtjax.compute import sharding
+from mtjax.compute.distributed import Preemption
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
-from mtjax.distributed import Preemption
-from mtjax.experiment import Experiment
-from mtjax.resume import Run
+from mtjax.run.experiment import Experiment
+from mtjax.run.workdir import Run
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 

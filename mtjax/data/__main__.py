@@ -20,10 +20,12 @@ import sys
 from pathlib import Path
 
 from mtjax import lookup
-from mtjax.data import coverage, flow_coverage, inspection, summary
-from mtjax.data.catalog import Catalog, CatalogError, select
+from mtjax.data import inspection, summary
+from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.columns import Column, ColumnError
-from mtjax.data.skeletons import Skeleton
+from mtjax.data.selection import select
+from mtjax.modalities import coverage, flow_coverage
+from mtjax.modalities.skeletons import Skeleton
 from mtjax.records import RecordError
 
 
@@ -140,7 +142,7 @@ def _coverage(args: argparse.Namespace, names: list[str]) -> int:
             catalog, f"{title}motion of the middle field of each clip", flow_coverage.HEADER, of_clips
         )
         return 0
-    skeleton = lookup.resolve("data", args.skeleton)
+    skeleton = lookup.resolve("modalities", args.skeleton)
     if not isinstance(skeleton, Skeleton):
         raise lookup.ConfigError(f"--skeleton={args.skeleton!r} is not a Skeleton")
     seen = coverage.measure(

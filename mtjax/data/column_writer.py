@@ -11,7 +11,7 @@ from typing import Any
 
 from mtjax import records
 from mtjax.data import columns
-from mtjax.data.catalog import write_atomically
+from mtjax.data.files import write_atomically
 
 MARKERS = ".shards"  # one JSON per finished shard: what it was asked for, what it holds, what failed
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from mtjax import records
 from mtjax.data import column_writer, columns, summary
-from mtjax.data.catalog import Catalog, CatalogError, overlap
+from mtjax.data.catalog import Catalog, CatalogError
+from mtjax.data.selection import overlap
 
 BATCH = 256
 SHOWN = 10  # ids shown of a long list

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mtjax.models.batch_norm import BatchNorm
 from mtjax.models.convolution import Conv3D, Pads, Triple, max_pool
-from mtjax.models.layers import BatchNorm
 from mtjax.types import Batch
 
 

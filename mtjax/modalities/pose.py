@@ -1,0 +1,106 @@
+"""Poses of one person a frame, turned into motion features on the device."""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mtjax import lookup
+from mtjax.modalities.one_column import OneColumn
+from mtjax.modalities.ragged import stack
+from mtjax.modalities.skeletons import Skeleton
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes of a training clip; 0.0 disables each.
+
+    Attributes:
+      mirror: probability of the mirror image (left and right joints change places, x changes its sign).
+      rotate_deg: largest angle in the image plane. scale: largest relative change of all velocities.
+      speed: largest relative change of the speed at which a clip plays; frames are interpolated, what no longer fits is cut.
+      time_crop: largest share of the clip's frames hidden at its ends. drop_joints: probability that a joint of a clip is hidden.
+      noise: standard deviation added to velocities, in the unit that they have after `gain`.
+    """
+
+    mirror: float = 0.0
+    rotate_deg: float = 0.0
+    scale: float = 0.0
+    speed: float = 0.0
+    time_crop: float = 0.0
+    drop_joints: float = 0.0
+    noise: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pose(OneColumn):
+    """The `data` section for body motion (motion_guidance.md §1). Batches hold
+
+    - `motion` float32 [b t f]: vx, vy, speed of each joint (f = 3 × joints), 0 where a joint is not seen;
+    - `row_valid` bool [b t] and `row_frame` int32 [b t]: whether a row is real, and the frame that it comes from;
+    - `observed` bool [b]: False for a clip without any valid frame.
+
+    Attributes:
+      column: e.g. "pose" or "pose.vitpose_b"; field: which of its fields, [t joints 3] with x, y, score.
+      skeleton: import path under `mtjax.data`, e.g. "skeletons.COCO_17".
+      max_rows: t; longer clips are thinned out evenly after the differences were taken.
+      min_score, min_visible, min_scale, scale: see `motion_features.motion`; `min_scale` is in the column's unit.
+      gain: velocities and speeds are multiplied by it: the model's first layer adds a bias of about 0.15 (PyTorch's) before
+        a LayerNorm, beside which motion in too large a unit would vanish.
+      augment: keywords of `Augment`.
+    """
+
+    augments: ClassVar[type] = Augment
+
+    column: str = "pose"
+    field: str = "pose"
+    skeleton: str = "skeletons.COCO_17"
+    max_rows: int = 256
+    min_score: float = 0.8
+    min_visible: int = 9
+    min_scale: float = 8.0
+    scale: bool = True
+    gain: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.body, Skeleton):
+            raise lookup.ConfigError(f"config.data.skeleton={self.skeleton!r} is not a Skeleton")
+
+    @functools.cached_property
+    def body(self) -> Skeleton:
+        return lookup.resolve("modalities", self.skeleton)
+
+    def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        frames = self.stored_frames if self.present else self.max_rows
+        return {"pose": ((frames, len(self.body), 3), np.float32), "length": ((), np.int32)}
+
+    @functools.cached_property
+    def stored_frames(self) -> int:
+        """Frames that hold any clip; checks that the column's joints are the skeleton's."""
+        shape, joints = self.feature.shape, self.body.joints
+        if shape[1:] != (len(joints), 3):
+            raise ValueError(
+                f"column {self.column!r}, field {self.field!r}: {self.skeleton} needs (t, {len(joints)}, 3), found {shape}"
+            )
+        named = tuple(self.catalog.info.get("joint_names", joints))
+        if named != joints:
+            raise ValueError(
+                f"{self.root}: its joints are {named}, those of config.data.skeleton={self.skeleton!r} {joints}"
+            )
+        return self.columns[0].longest(self.field)
+
+    def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
+        clips = [record and record[0][self.field] for record in values]
+        pose, length = stack(clips, (self.stored_frames, len(self.body), 3), np.float32)
+        return {"pose": pose, "length": length}
+
+    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
+        pose = np.asarray(record["pose"])
+        return {"pose": pose[None], "length": np.array([len(pose)], np.int32)}
+
+    def prepare(self, batch, *, train: bool, key=None):
+        from mtjax.modalities import motion_features  # JAX: not for reader processes
+
+        return motion_features.prepare(self, batch, key if train else None)

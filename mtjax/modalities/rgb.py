@@ -1,0 +1,59 @@
+"""RGB clips of consecutive frames, as 3D networks see them (motionfit.md §2); `frames` is for networks of spread frames."""
+
+import dataclasses
+from typing import ClassVar
+
+from mtjax.modalities.video_clips import VideoClips
+
+# Of Kinetics-400, of values 0 to 1, as torchvision's video models take them.
+MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+NORMALIZE = ("kinetics", "unit", "clip", "background")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rgb(VideoClips):
+    """The `data` section for RGB clips: `frames` float32 [b t h w 3]; with several clips a video [b k t h w 3]. See
+    `VideoClips`. Images stored at `resize`, `preprocessing.extract frames --size=171x128`, are read fastest.
+
+    Attributes:
+      column: e.g. "frames"; field: the list of JPEG images in it.
+      normalize: "kinetics" subtracts Kinetics-400's mean and divides by its deviation; "unit" leaves 0 to 1, as VCOP;
+        "clip" takes mean and deviation from each clip itself, so that light and contrast tell nothing; "background" first takes
+        away each pixel's mean over the clip, so that what stands still vanishes (for a camera that does).
+    """
+
+    output: ClassVar[str] = "frames"
+    colours: ClassVar[str] = "RGB"
+    channels: ClassVar[int] = 3
+    empty: ClassVar[int] = 0
+
+    column: str = "frames"
+    field: str = "frames"
+    normalize: str = "kinetics"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.normalize not in NORMALIZE:
+            raise ValueError(f"config.data.normalize={self.normalize!r}: must be one of {NORMALIZE}")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.field,)
+
+    def prepare(self, batch, *, train: bool, key=None):
+        """Bytes → normalised float32; in training with mirror images of whole videos."""
+        import jax  # not for reader processes
+        import jax.numpy as jnp
+
+        from mtjax.modalities import frame_transforms
+
+        frames = batch["frames"]
+        if train and self.augmentation.flip:
+            chosen = jax.random.uniform(key, (len(frames),)) < self.augmentation.flip
+            frames = jnp.where(chosen.reshape(-1, *(1,) * (frames.ndim - 1)), frames[..., ::-1, :], frames)
+        frames = frames.astype(jnp.float32) / 255.0
+        if self.normalize == "kinetics":
+            frames = (frames - jnp.array(MEAN)) / jnp.array(STD)
+        elif self.normalize != "unit":
+            frames = frame_transforms.standardised(frames, without_still=self.normalize == "background")
+        return dict(batch) | {"frames": frames}

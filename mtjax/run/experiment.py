@@ -1,0 +1,263 @@
+"""From a config to the objects of a run. The sections of a config are exactly SECTIONS; each is a constructor's keywords."""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtjax import lookup
+from mtjax.compute import sharding
+from mtjax.compute.optim import Optimizer
+from mtjax.compute.step import Program, State, weights_to_host
+from mtjax.data.columns import list_columns
+from mtjax.data.order import Order
+from mtjax.data.pipeline import Data
+from mtjax.lookup import ConfigError
+from mtjax.run import checkpoint
+from mtjax.run.plain_config import from_json
+from mtjax.types import Evaluator, Task, Teacher
+
+# Of a `data` section: how it reads a dataset. What else all modalities share is about which clips and labels training uses.
+READING = ("root", "missing", "on_corrupt", "cache", "workers")
+SECTIONS = ("seed", "data", "model", "task", "optimizer", "evals", "train", "mesh")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """The `train` section.
+
+    Attributes:
+      batch: examples a step over all devices; 0 takes all training clips (L-BFGS). accumulate: micro-batches of it.
+      epochs: passes over the training clips, 0.0 scores the first weights as they are; steps: overrides epochs unless 0.
+      init: weights to begin with, a folder of `mtjax.convert` (they become the backbone's) or a workdir; "" for random ones.
+      init_skip: regexes of what is not taken from there. init_new: regexes of our parameters that are not there, e.g. "^head".
+      log_every: steps between progress lines. eval_every: epochs between evaluations of `watch`; 0.0 only at the end.
+      watch: names of evals to run while training; the first one's loss drives the plateau schedule.
+      select: metric that picks the checkpoint to keep and to test, e.g. "val/top1"; "" tests the last step.
+      select_mode: "max" or "min". patience: stop once so many evaluations in a row have not brought `select` forward by
+        `min_delta` (in its unit, %) all together; 0 disables.
+      save_every: steps between checkpoints; 0 saves at evaluations and at the end only. keep: latest checkpoints kept.
+      checkpoints: their folder, in WORKDIR unless absolute, or a gs:// URL that no other run uses (extra `gcs`).
+      max_skipped: steps with a non-finite loss or gradient that may be left out before the run stops.
+      profile: (first, last) step of a profiler trace in WORKDIR/profile; (0, 0) for none.
+      table: where the report puts which result beside the paper's: "table/row/column=metric", e.g.
+        "mt.t1/movt/jester_acc=test/top1"; names as in paper_tables.json.
+      wandb: Weights & Biases project, "" for none.
+    """
+
+    batch: int
+    epochs: float = 1.0
+    steps: int = 0
+    accumulate: int = 1
+    log_every: int = 50
+    eval_every: float = 1.0
+    watch: tuple[str, ...] = ()
+    select: str = ""
+    select_mode: str = "max"
+    patience: int = 0
+    min_delta: float = 0.0
+    init: str = ""
+    init_skip: tuple[str, ...] = ()
+    init_new: tuple[str, ...] = ()
+    save_every: int = 0
+    keep: int = 2
+    checkpoints: str = "checkpoints"
+    max_skipped: int = 10
+    profile: tuple[int, int] = (0, 0)
+    table: tuple[str, ...] = ()
+    wandb: str = ""
+
+    def __post_init__(self):
+        if self.batch < 0 or self.accumulate < 1 or self.batch % self.accumulate:
+            raise ConfigError(f"config.train.batch={self.batch} must be a multiple of accumulate={self.accumulate}")
+        if self.select_mode not in ("max", "min"):
+            raise ConfigError(f"config.train.select_mode={self.select_mode!r}: must be 'max' or 'min'")
+        if self.select and self.select.split("/")[0] not in self.watch:
+            raise ConfigError(f"config.train.select={self.select!r}: its eval must be in train.watch={self.watch}")
+        if self.patience and not self.select:
+            raise ConfigError(f"config.train.patience={self.patience}: needs a metric to watch in train.select")
+
+
+class Experiment:
+    """A config, built: data, task, evaluators, and the compiled program. Raises before anything is trained."""
+
+    def __init__(self, config: Mapping[str, Any], *, fake: bool = False):
+        """`fake`: no dataset (dry run); class count comes from the task section."""
+        if unknown := [k for k in config if k not in SECTIONS]:
+            raise ConfigError(f"config.{unknown[0]}: sections are {SECTIONS}{_near(unknown[0], SECTIONS)}")
+        if missing := [k for k in SECTIONS if k not in config]:
+            raise ConfigError(f"config needs the sections {missing}")
+        self.config, self.seed = config, int(config["seed"])
+        self.train: Train = _construct(Train, config["train"], "train")
+        self.data: Data = lookup.build("modalities", config["data"])
+        if not fake:
+            # Not just dataset.json: a generation that was killed, or is still going on next door, has that already.
+            if self.data.generate and not set(self.data.column_names) <= set(list_columns(self.data.root)):
+                from mtjax.run import preprocessing_door
+
+                preprocessing_door.generate(self.data.generate, self.data.root)
+            self.data.check()
+        if not self.train.batch:
+            everything = jax.device_count() if fake else len(self.data.training_clips())
+            self.train = dataclasses.replace(self.train, batch=everything)
+        self.task: Task = lookup.build(
+            "tasks", self._with_teacher(config["task"]), None if fake else self.data, where="task"
+        )
+        self.optimizer: Optimizer = _construct(Optimizer, config["optimizer"], "optimizer")
+        mesh = dict(config["mesh"])
+        rules = mesh.pop("rules", ())
+        lookup.check_keywords(sharding.make_mesh, mesh, "mesh")
+        self.mesh = sharding.make_mesh(**mesh)
+        self.local = sharding.local_positions(self.train.batch, self.mesh)
+        self.evaluators: dict[str, Evaluator] = {}
+        if not fake:
+            self.evaluators = {
+                name: lookup.build("evaluators", section, self.data, where=f"evals.{name}")
+                for name, section in config["evals"].items()
+            }
+            if wrong := [w for w in self.train.watch if w not in self.evaluators]:
+                raise ConfigError(f"config.train.watch: {wrong} are not in config.evals {list(self.evaluators)}")
+        model = config["model"]
+        lookup.check_keywords(lookup.resolve("models", model["name"]), _unnamed(model), "model", fixed=("rngs",))
+        self.program = Program(
+            model=lambda rngs: lookup.build("models", model, rngs=rngs),
+            task=self.task,
+            prepare=self.data.prepare,
+            optimizer=self.optimizer,
+            mesh=self.mesh,
+            rules=rules,
+            seed=self.seed,
+            total_steps=1 if fake else self.total_steps,
+            accumulate=self.train.accumulate,
+        )
+
+    def _with_teacher(self, section: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A task that names a teacher's workdir gets the teacher."""
+        if not section.get("teacher"):
+            return section
+        experiment, state, meta = load_without_data(Path(section["teacher"]))
+        predict, names = experiment.task.predict, tuple(meta["class_names"])
+        return dict(section) | {"teacher": Teacher(experiment.program.make, weights_to_host(state), predict, names)}
+
+    @functools.cached_property
+    def order(self) -> Order:
+        return Order(len(self.data.training_clips()), self.train.batch, self.seed)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.order.num_clips / self.train.batch
+
+    @property
+    def total_steps(self) -> int:
+        if self.train.steps or not self.train.epochs:
+            return self.train.steps
+        return max(round(self.train.epochs * self.steps_per_epoch), 1)
+
+    @functools.cached_property
+    def fetch(self):
+        """For `data.cache="device"`: (table of all training clips, cursor of the step) → batch, inside jit."""
+        order = self.order
+
+        def fetch(table_and_cursor):
+            table, cursor = table_and_cursor
+            positions = order.positions(cursor, jnp)
+            return {name: values[positions] for name, values in table.items()}
+
+        return fetch
+
+    def announce(self) -> None:
+        """One line a process: who it is, what it holds, what the run is."""
+        mesh = "×".join(f"{k} {v}" for k, v in self.mesh.shape.items())
+        print(
+            f"process {jax.process_index()}/{jax.process_count()}  mesh {mesh} on {jax.device_count()} "
+            f"{jax.devices()[0].device_kind}  batch {self.train.batch}, {len(self.local)} here  "
+            f"{self.program.num_params:,} parameters  {self.order.num_clips} clips  {self.total_steps} steps",
+            flush=True,
+        )
+
+    def check_fit(self) -> None:
+        """Traces a prediction without computing it. Raises ValueError where data and model do not fit each other."""
+        padding = self.data.read(np.zeros(self.train.batch, np.int64), np.zeros(self.train.batch, bool))
+        jax.eval_shape(self.program.predict_step, self.program.shapes, padding)
+
+    def eval_due(self, step: int) -> bool:
+        """Whether `watch` is evaluated after this many steps."""
+        if not self.train.watch:
+            return False
+        every = max(round(self.train.eval_every * self.steps_per_epoch), 1) if self.train.eval_every else 0
+        return step == self.total_steps or bool(every and step % every == 0)
+
+    def save_due(self, step: int) -> bool:
+        return step == self.total_steps or bool(self.train.save_every and step % self.train.save_every == 0)
+
+
+def _construct(cls: type, section: Mapping[str, Any], where: str) -> Any:
+    lookup.check_keywords(cls, section, where)
+    return cls(**section)
+
+
+def _unnamed(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in section.items() if k != "name"}
+
+
+def _near(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) -> checkpoint.Checkpoints:
+    """The checkpoints of a run, from the `train` section of its config."""
+    where = section.checkpoints if "://" in section.checkpoints else str(workdir.resolve() / section.checkpoints)
+    return checkpoint.Checkpoints(where, keep=section.keep, best_mode=section.select_mode, read_only=read_only)
+
+
+def whole(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A `data` section that shows clips as this one does: every clip that the catalog has in a split, with the catalog's own
+    labels, whatever was chosen, held out or labelled for training. Of joined modalities (`data.joined`) the student's."""
+    shown = {k: section[k] for k in READING if k in section} | dict(section.get("student", section))
+    chosen = {f.name for f in dataclasses.fields(Data)} - set(READING) | {"pseudo"}
+    return {k: v for k, v in shown.items() if k not in chosen}
+
+
+def load_without_data(
+    workdir: Path, step: str = "selected", *, data: Mapping[str, Any] | None = None, batch: int = 0
+) -> tuple[Experiment, State, dict[str, Any]]:
+    """(experiment, state, checkpoint meta) for prediction without labels: the dataset need not be on this machine.
+
+    Args:
+      data: to predict a dataset, maybe another one: changes of the run's `data` section, which then is `whole`, e.g. the root.
+        None for raw videos.
+      batch: clips at once; 0 for the run's, of raw videos one a device.
+
+    Raises:
+      ConfigError, checkpoint.NoGoodCheckpoint; what `Data.check` raises of `data`.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
+    config = from_json(path.read_text())
+    select = config["train"].get("select")
+    checkpoints = checkpoints_of(workdir, Train(**config["train"]), read_only=True)
+    best = checkpoints.best_step() if select and step == "selected" else None
+    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
+    if number not in checkpoints.steps():
+        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
+    config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
+    if data is None:
+        config["data"], batch = config["data"] | {"cache": "none"}, batch or jax.device_count()
+    else:
+        config["data"] = whole(config["data"]) | dict(data)
+    config["train"] = config["train"] | {"batch": batch or config["train"]["batch"], "accumulate": 1}
+    experiment = Experiment(config, fake=True)
+    if data is not None:
+        experiment.data.check()
+    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
+    state, meta = checkpoints.restore(number, template)
+    checkpoints.close()
+    return experiment, state, meta

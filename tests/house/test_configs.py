@@ -1,0 +1,184 @@
+"""Every config runs two shrunken steps through the real command line, on a tiny dataset of its own shape."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REPO, image_bytes, run_cli
+
+from mtjax import lookup, records
+from mtjax.data import column_writer, columns
+from mtjax.data.catalog import Catalog, Clip
+from mtjax.run.plain_config import plain
+
+sys.path.insert(0, str(REPO))
+CONFIGS = sorted(p.stem for p in (REPO / "configs").glob("*.py") if p.stem != "__init__")
+
+
+def column_for(data: dict, width: int) -> tuple[str, list[str], records.Feature, Callable[[np.random.Generator], Any]]:
+    """(column, fields, feature, random value) of what a modality reads."""
+    kind = data["name"]
+    made = vars(lookup.resolve("modalities", kind)) | data  # the class's defaults stand for what a config leaves out
+    if kind in ("frames.Frames", "rgb.Rgb", "flow.Flow"):
+        shape = (20, 26) if kind == "flow.Flow" else (20, 26, 3)
+
+        def draw(rng):
+            return [image_bytes(p, "JPEG") for p in rng.integers(0, 256, (5, *shape), np.uint8)]
+
+        fields = [f"{made['field']}_x", f"{made['field']}_y"] if kind == "flow.Flow" else [made["field"]]
+        return made["column"], fields, records.Feature("jpeg", (-1,)), draw
+    dtype, shape = np.float16, None
+    if kind == "features.Features":
+        dtype, shape = np.float32, (2, width) if made["views"] == "random" else (width,)
+    elif kind == "pose.Pose":
+        shape = (12, len(lookup.resolve("modalities", made["skeleton"])), 3)
+    else:
+        shape = (made["frames"], made["points"], 3)
+    return (
+        made["column"],
+        [made["field"]],
+        records.Feature(np.dtype(dtype).name, shape),
+        lambda rng: rng.random(shape).astype(dtype),
+    )
+
+
+def dataset_for(config: dict, root) -> None:
+    """Clips of the shape and the splits that a config asks for, enough of each class for its shots and its held-out part."""
+    data, task = config["data"], config["task"]
+    rng = np.random.default_rng(0)
+    classes, targets = task.get("num_classes", 2), task.get("num_targets", 0)
+    named = {e["split"] for e in config["evals"].values()} | {data.get("train", "train"), *data.get("unlabelled", ())}
+    splits = sorted((named - {"val"}) | ({data["val"]} if data.get("val") else set()))
+    of_split = max((2 + 2 * data.get("k_shot", 0)) * classes, 12)
+    clips = []
+    for split in splits:
+        for i in range(of_split):
+            numbers = tuple(rng.random(targets).tolist())
+            label, path = f"class {i % classes:03}", f"{split}/{i // 2}.mp4"
+            clips.append(Clip(f"{split}-{i}", (split,), label=label, targets=numbers, path=path))
+    names = tuple(f"class {i:03}" for i in range(classes))
+    info = {"target_names": ["stiffness", "area_weight"][:targets]}
+    Catalog(root, "tiny", "1", names, tuple(clips), info).save()
+    for part in (data["student"], data["watched"]) if data["name"] == "joined.Joined" else (data,):
+        column, fields, feature, draw = column_for(part, config["model"].get("width", 0))
+        values = {clip.id: {field: draw(rng) for field in fields} for clip in clips}
+        column_writer.write_column(root, columns.Spec(column, dict.fromkeys(fields, feature), 1, "tests"), values)
+    if data.get("teacher"):
+        schema = {"probs": records.Feature("float32", (classes,))}
+        spec = columns.Spec(data["teacher"], schema, 1, "mtjax.predict", parameters={"class_names": list(names)})
+        soft = rng.dirichlet(np.ones(classes), len(clips)).astype(np.float32)
+        column_writer.write_column(root, spec, {c.id: {"probs": p} for c, p in zip(clips, soft, strict=True)})
+
+
+TWO_STEPS = ("train.batch=2", "train.steps=2", "train.log_every=1", "train.eval_every=0.0")
+VIDEO = ("image=16", "patch=8", "width=16", "layers=1", "heads=2", "output=8", "mit_heads=2", "frames=2")
+SHRUNKEN = {
+    "movt.MovT": ("motion=(8,)", "position=(8,)", "branch=8", "layers=1", "heads=2", "feed_forward=16"),
+    "mil.MotionMIL": ("width=16", "layers=1", "heads=2", "feed_forward=16", "attention=8"),
+    "xclip.VideoEncoder": VIDEO,
+    "r2plus1d.R2Plus1D18": ("width=2", "name=r3d.R3D18"),  # half as many convolutions to compile, the same keywords
+    "frozen.Frozen": (),
+}
+CLIPS = ("frames=2", "stride=1", "size=16", "resize=(18,20)", "clips=2", "views=2", "workers=0")
+SHRUNKEN_DATA = {"frames.Frames": ("frames=2", "size=16", "short_side=18"), "flow.Flow": CLIPS, "rgb.Rgb": CLIPS}
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 6
+
+
+def test_every_config_runs_two_steps(tmp_path):
+    def run(name: str):
+        config = plain(importlib.import_module(f"configs.{name}").get_config())
+        dataset_for(config, tmp_path / name)
+        holdout = ("data.holdout=0.3",) if config["data"].get("holdout") else ()
+        small = [f"model.{setting}" for setting in SHRUNKEN[config["model"]["name"]]]
+        small += [f"data.{setting}" for setting in SHRUNKEN_DATA.get(config["data"]["name"], ())]
+        flags = [f"--config.{setting}" for setting in (*TWO_STEPS, *small, *holdout, f"data.root={tmp_path / name}")]
+        return run_cli(
+            "-m", "mtjax.train", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'runs' / name}", *flags
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        finished = dict(zip(CONFIGS, pool.map(run, CONFIGS), strict=True))
+    for name, done in finished.items():
+        assert done.returncode == 0, f"{name}: {done.stderr[-1500:]}"
+        results = json.loads((tmp_path / "runs" / name / "results.json").read_text())
+        assert any(k.startswith("test") for k in results["scores"]), name
+
+
+MOTIONFIT = importlib.import_module("configs.motionfit")
+
+
+@pytest.mark.parametrize("stage", MOTIONFIT.STAGES)
+def test_stages_of_motionfit_are_what_the_paper_says(stage):
+    c = MOTIONFIT.get_config(f"{stage},hmdb51,2")
+    clips = c.data.get("student", c.data)
+    lookup.check_keywords(
+        lookup.resolve("modalities", c.data.name), {k: v for k, v in c.data.items() if k != "name"}, "data"
+    )
+    assert c.data.train == ("train" if stage.startswith("self") or stage == "mers" else "train2")
+    assert ("test" in c.evals) == (c.data.train == "train2") and c.evals.get("test", {"split": "test2"})[
+        "split"
+    ] == "test2"
+    epochs, milestones = (45, (20, 40)) if c.data.train == "train" else (120, (40, 60, 80))
+    assert c.train.epochs == epochs
+    np.testing.assert_allclose(np.multiply(c.optimizer.milestones, epochs), milestones)
+    assert (c.optimizer.name, c.optimizer.lr, c.optimizer.momentum, c.optimizer.weight_decay) == (
+        "sgd",
+        1e-3,
+        0.9,
+        5e-4,
+    )
+    assert c.train.batch == {"self": 16, "mers": 16, "self_s3dg": 32}.get(stage, 8)
+    assert clips.views == 10 and clips.stride == 1
+    assert (clips.size, clips.frames) == (
+        (224, 64) if "s3dg" in stage else (112, int(stage[-2:]) if "len" in stage else 16)
+    )
+    assert bool(c.model.frozen) == stage.startswith("tune")
+    assert all(cell.split("=")[0].split("/")[-1].startswith("hmdb") for cell in c.train.table)
+
+
+def test_a_stage_that_is_none_is_named():
+    for wrong in ("teach,ucf101,1", "motion,ucf101,first"):
+        with pytest.raises(ValueError, match="STAGE,DATASET,SPLIT"):
+            MOTIONFIT.get_config(wrong)
+
+
+FRAMES = {"name": "frames.Frames", "size": 16, "short_side": 18, "frames": 2}
+FEATURES = {"name": "features.Features", "column": "x.embedding", "views": "random"}
+POSE = {"name": "pose.Pose", "skeleton": "skeletons.JHMDB_15", "scale": False}
+SECTIONS = {
+    "frames": FRAMES | {"train": "fit", "val": "val", "unlabelled": ("fit", "val"), "k_shot": 3, "teacher": "soft"},
+    "features": FEATURES | {"k_shot": 2, "holdout": 0.3},
+    "joined": {"name": "joined.Joined", "student": FEATURES, "watched": POSE, "unlabelled": ("train",), "k_shot": 1},
+}
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_a_tiny_dataset_is_what_a_config_asks_for(kind, tmp_path):
+    section, model = SECTIONS[kind], {"name": "frozen.Frozen", "width": 6}
+    evals = {"test": {"name": "top1.Top1", "split": "test"}, "val": {"name": "top1.Top1", "split": "val"}}
+    dataset_for({"data": section, "task": {"num_classes": 4}, "model": model, "evals": evals}, tmp_path / "data")
+    data = lookup.build("modalities", section | {"root": str(tmp_path / "data")})
+    data.check()
+    labels = data.training_labels[data.rows("train")]
+    assert np.bincount(labels[labels >= 0]).tolist() == [section["k_shot"]] * 4
+    batch = data.read(data.rows("test"), train=True, seeds=np.arange(len(data.rows("test")), dtype=np.uint64))
+    assert batch["valid"].all() and batch["observed"].all()
+    shapes = {"frames": {"frames": (2, 16, 16, 3)}, "features": {"features": (2, 6)}, "joined": {"pose": (12, 15, 3)}}
+    for name, shape in shapes[kind].items():
+        assert batch[name].shape[1:] == shape
+    assert ("taught" in batch) == (kind == "frames")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_docstrings_say_command_and_expectation(name):
+    doc = importlib.import_module(f"configs.{name}").__doc__
+    assert f"python -m mtjax.train --config=configs/{name}.py" in doc
+    assert "xpected" in doc or "not yet run here" in doc
