@@ -152,11 +152,11 @@ class Subset:
             gone = [i for i, p in zip(ids, present, strict=True) if not p]
             what = "dropped" if self.missing == "drop" else "kept with nothing visible"
             logging.warning("%s: %d of %d clips have no record in %s and are %s: %s …",
-                            split, len(gone), len(ids), [c.spec.name for c in self.needed], what, gone[:3])  # fmt: skip
+                            split, len(gone), len(ids), tuple(c.spec.name for c in self.needed), what, gone[:3])  # fmt: skip
         kept = rows[present] if self.missing == "drop" else rows
         if not len(kept):
             raise catalogs.CatalogError(
-                f"{self.root}: no clip of split {split!r} has a record in {[c.spec.name for c in self.needed]}"
+                f"{self.root}: no clip of split {split!r} has a record in {tuple(c.spec.name for c in self.needed)}"
             )
         return kept
 

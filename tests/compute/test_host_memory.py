@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import resource
 import numpy as np
-from mtjax import host_memory
+from mtjax.compute import host_memory
 host_memory.keep_freed()
 np.ones(50_000_000, np.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

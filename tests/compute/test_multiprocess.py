@@ -153,7 +153,7 @@ def test_processes_with_different_datasets_stop_before_the_first_step(case, tmp_
 
 def test_a_process_that_finds_no_other_says_what_to_do():
     nobody = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:9", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
-    done = run_cli("-c", "from mtjax import distributed; distributed.initialize(timeout_s=1)", **nobody)
+    done = run_cli("-c", "from mtjax.compute import distributed; distributed.initialize(timeout_s=1)", **nobody)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "did not come within 1 s" in done.stderr and "the same command on every host" in done.stderr
 
