@@ -153,7 +153,8 @@ def check(peer: str, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(logits, expected[f"train{i}"], atol=1e-3)
     flat = {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
     kept = [k for k in sorted(flat) if k.endswith(("mean", "var"))][:: 1 if peer == "r2plus1d" else 8]
-    np.testing.assert_allclose(np.concatenate([flat[k] for k in kept]), expected["statistics"], rtol=1e-4, atol=1e-4)
+    # As wide as the logits: few positions are left for a statistic of S3D-G; PyTorch differs by 2.4e-4 between processors.
+    np.testing.assert_allclose(np.concatenate([flat[k] for k in kept]), expected["statistics"], rtol=1e-4, atol=1e-3)
 
 
 # Parity.
