@@ -4,10 +4,13 @@
     python -m mtjax.train --config=configs/motionfit.py:motion,ucf101,1 --workdir=runs/motion-ucf101-1
 
 The argument is STAGE,DATASET,SPLIT of the target; DATASET names data/DATASET and the paper's column, SPLIT is 0 for a split
-called "train". Stages that see no label of it, self and mers, train on `--config.data.root=SOURCE`.
+called "train". Stages that see no label of it, self and mers, train on `--config.data.root=SOURCE`. A fourth part names the cell
+where a run that deviates from its stage stands: tune,ucf101,1,t3/kval/500 after clusters of another number, or none.
 
 - motion, appearance: labels on flow or RGB, from random weights (Sec. 4.3): the generator, and random initialisation. With
-  _R1 to _R4 clips a video (3 unless said), _len32 or _len64 frames and one clip (Table 1), motion_order (lambda = 0).
+  _R1 to _R4 clips a video (3 unless said), _len32 or _len64 frames and one clip (Table 1).
+- motion_order, appearance_order: the order of clips alone, without labels (lambda = 0); tune_motion_order, tune_appearance_order
+  train all of `--config.train.init=WORKDIR` of those with labels, as VCOP does.
 - self: RGB learns the clusters of `--config.data.pseudo=COLUMN` of `mtjax.cluster`; self_s3dg with S3D-G.
 - tune: layer3, layer4 and the classifier of `--config.train.init=WORKDIR` of self or mers; tune_len32 with clips of 32 frames,
   tune_s3dg, tune_mers. Semi-supervised (Table 8): --config.data.fraction=0.2, with --config.model.name=r3d.R3D18 in all stages.
@@ -20,10 +23,11 @@ Frames and flow at 25 a second, stored as 171 × 128 (README). All numbers are o
 from ml_collections import ConfigDict
 
 GENERATORS = ("motion", "appearance")
+ORDER = ("motion_order", "appearance_order")
 SETTINGS = ("R1", "R2", "R3", "R4", "len32", "len64")
 STAGES = (
-    *GENERATORS, *(f"{g}_{s}" for g in GENERATORS for s in SETTINGS), "motion_order", "self", "self_s3dg", "tune", "tune_len32",
-    "tune_s3dg", "tune_mers", "mers", "mars",
+    *GENERATORS, *(f"{g}_{s}" for g in GENERATORS for s in SETTINGS), "motion_order", "appearance_order", "tune_motion_order",
+    "tune_appearance_order", "self", "self_s3dg", "tune", "tune_len32", "tune_s3dg", "tune_mers", "mers", "mars",
 )  # fmt: skip
 CELLS = {
     "tune": "t5/ours",
@@ -33,15 +37,18 @@ CELLS = {
     "tune_mers": "t5/mers",
     "mars": "t5/mars",
 }
+TEXT = {"tune_motion_order": "lambda0_motion", "tune_appearance_order": "lambda0_rgb_vcop"}  # Sec. 4.3
 EPOCHS, MILESTONES = 120.0, (40, 60, 80)  # of the generator and of fine-tuning
 SELF_EPOCHS, SELF_MILESTONES = 45.0, (20, 40)
 
 
 def get_config(which: str = "motion,ucf101,1"):
     """`which`: stage, dataset and official split, see above."""
-    stage, dataset, split = which.split(",")
-    if stage not in STAGES or not split.isdigit():
-        raise ValueError(f"motionfit.py:{which}: STAGE,DATASET,SPLIT, with a stage of {STAGES}")
+    stage, dataset, split, *cell = which.split(",")
+    if stage not in STAGES or not split.isdigit() or len(cell) > 1:
+        raise ValueError(
+            f"motionfit.py:{which}: STAGE,DATASET,SPLIT or STAGE,DATASET,SPLIT,CELL, with a stage of {STAGES}"
+        )
     number = split if int(split) else ""
     on_source = stage.startswith("self") or stage == "mers"
     c = ConfigDict()
@@ -71,8 +78,9 @@ def get_config(which: str = "motion,ucf101,1"):
             "factor": 0.1,
         }
     )
-    c.evals = ConfigDict({} if stage == "mers" else {"val": {"name": "top1.Top1", "split": "val"}})
-    if not on_source:  # mean of the ten clips' logits, as VCOP; and of their probabilities
+    no_label = stage == "mers" or stage in ORDER  # nothing to be right about
+    c.evals = ConfigDict({} if no_label else {"val": {"name": "top1.Top1", "split": "val"}})
+    if not on_source and not no_label:  # mean of the ten clips' logits, as VCOP; and of their probabilities
         c.evals.test = {"name": "top1.Top1", "split": f"test{number}"}
         c.evals.test_probs = {"name": "top1.Top1", "split": f"test{number}", "field": "probs_mean"}
     c.train = ConfigDict(
@@ -84,12 +92,12 @@ def get_config(which: str = "motion,ucf101,1"):
             "log_every": 100,
             "eval_every": 1.0,
             "watch": ("val",) if c.evals else (),
-            "select": "val/top1" if c.evals else "",  # mers has no labels to be right about: its last step
+            "select": "val/top1" if c.evals else "",  # else the last step
             "save_every": 1000,
             "init": "",
             "init_skip": (),
             "init_new": (),
-            "table": tuple(f"mf.{cell}" for cell in cells(stage, dataset, split)),
+            "table": tuple(f"mf.{c}" for c in (given(*cell) if cell else cells(stage, dataset, split))),
         }
     )
     if stage.startswith("tune"):  # heads that belong to the clusters stay behind
@@ -112,9 +120,12 @@ def data(stage: str) -> dict:
     if stage in ("mers", "mars"):
         shared = {"workers": 8}
         return {"name": "joined.Joined", "student": rgb, "watched": flow} | shared
-    if stage.startswith("motion"):
-        return flow | {"workers": 8, "ordered": stage == "motion_order", "gap": 8}
-    return rgb | {"workers": 8, "pseudo": ""}
+    order = {"workers": 8, "ordered": stage in ORDER, "gap": 8}
+    return flow | order if on_flow(stage) else rgb | order | {"pseudo": ""}
+
+
+def on_flow(stage: str) -> bool:
+    return stage.removeprefix("tune_").startswith("motion")
 
 
 def network(stage: str) -> dict:
@@ -123,8 +134,8 @@ def network(stage: str) -> dict:
         model, frozen = {"name": "s3dg.S3DG"}, ("conv1", "conv2", "mixed3")
     else:
         model, frozen = {"name": "r2plus1d.R2Plus1D18"}, ("stem", "layer1", "layer2")
-    model["frozen"] = frozen if stage.startswith("tune") else ()
-    flow = stage.startswith("motion")
+    model["frozen"] = frozen if stage.startswith("tune") and not stage.endswith("_order") else ()
+    flow = on_flow(stage)
     return model | {
         "channels": 2 if flow else 3,
         "reads": "flow" if flow else "frames",
@@ -138,8 +149,13 @@ def task(stage: str) -> dict:
     if stage in ("mers", "mars"):
         alpha = 1.0 if stage == "mars" else 0.0
         return {"name": "distill.Distill", "teacher": "", "alpha": alpha, "beta": 0.0, "match": 50.0}
-    share = 0.0 if stage == "motion_order" else 1.0
+    share = 0.0 if stage in ORDER else 1.0
     return {"name": "multi_clip.MultiClip", "label_share": share, "neighbours": False}
+
+
+def given(cell: str) -> list[str]:
+    """The cell that a run's argument names."""
+    return [] if cell == "none" else [f"{cell}=test/top1"]
 
 
 def cells(stage: str, dataset: str, split: str) -> list[str]:
@@ -151,10 +167,11 @@ def cells(stage: str, dataset: str, split: str) -> list[str]:
         row = {"tune": "f16", "tune_len32": "f32", "appearance": "random"}[stage]
         found.append(f"t4/{row}/{dataset}=test/top1")
     generator, _, setting = stage.partition("_")
-    if generator in GENERATORS and (dataset, split) == ("ucf101", "1"):
-        row = "text/lambda0_motion/top1" if setting == "order" else f"t1/{generator}/{setting or 'R3'}"
-        found.append(f"{row}=test/top1")
+    if (dataset, split) == ("ucf101", "1"):
+        if generator in GENERATORS and stage not in ORDER:
+            found.append(f"t1/{generator}/{setting or 'R3'}=test/top1")
+        found += [f"text/{row}/top1=test/top1" for tuned, row in TEXT.items() if tuned == stage]
     if generator == "self" and split == "1":
         row, column = "ours_s3dg" if setting else "ours_r21d", dataset.rstrip("0123456789")
-        found += [f"t7/{row}/{column}_R{k}=retrieval/video_R@{k}" for k in (1, 5, 20)]
+        found += [f"t7/{row}/{column}_R{k}=retrieval/clip_R@{k}" for k in (1, 5, 20)]  # clips ask, as the paper says
     return found

@@ -17,7 +17,7 @@ TABLE = {  # the paper's are of UCF101: the report says so
     "motion": ("mf.t1/motion/R3=test/top1",),
     "motion_R1": ("mf.t1/motion/R1=test/top1",),
     "appearance": ("mf.t1/appearance/R3=test/top1",),
-    "self": tuple(f"mf.t7/ours_r21d/ucf_R{k}=retrieval/video_R@{k}" for k in (1, 5, 20)),
+    "self": tuple(f"mf.t7/ours_r21d/ucf_R{k}=retrieval/clip_R@{k}" for k in (1, 5, 20)),
     "tune": ("mf.t8/ours/labeled20=test/top1",),
 }
 

@@ -8,18 +8,19 @@ import numpy as np
 
 from mtjax.modalities.one_column import OneColumn
 
-VIEWS = ("centre", "random")
+VIEWS = ("centre", "random", "all")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Features(OneColumn):
-    """The `data` section for frozen features. Batches hold `features` float32 [b d] and `observed` bool [b], False for a
-    clip without a record.
+    """The `data` section for frozen features. Batches hold `features` float32 [b d] (in training with
+    `views="all"` [b views d]) and `observed` bool [b], False for a clip without a record.
 
     Attributes:
       column: as `mtjax.predict` wrote it, e.g. "xclip.embedding"; field: its field [d], or [views d] with the centre view
         first (`--copies`).
-      views: what training sees: the "centre" view, or a "random" one each time. Evaluation takes the centre view.
+      views: what training sees: the "centre" view, a "random" one each time, or "all" of a clip together, whose losses are
+        averaged. Evaluation takes the centre view.
     """
 
     column: str = "xclip.embedding"
@@ -59,6 +60,8 @@ class Features(OneColumn):
         import jax  # not for reader processes
 
         views = batch["features"]
+        if train and self.views == "all":
+            return batch
         index = jax.numpy.zeros(len(views), "int32")
         if train and self.views == "random":
             index = jax.random.randint(key, (len(views),), 0, views.shape[1])

@@ -17,7 +17,7 @@ class Frozen(nnx.Module):
         """
         self.width, self.unit_norm = width, unit_norm
 
-    def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "b d"]:
+    def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "*b d"]:
         features = batch["features"]
         if features.shape[-1] != self.width:
             raise ValueError(f"config.model.width={self.width}, but the column's features have {features.shape[-1]}")

@@ -327,8 +327,11 @@ def test_random_views_are_for_training_and_the_centre_for_evaluation(tmp_path):
     assert set((drawn[:, 0] - base).tolist()) == {0.0, 1.0, 2.0, 3.0} and (drawn[:, 0] == drawn[:, 1]).all()
     centre = Features(root=str(root), column="v").prepare(batch, train=True, key=jax.random.key(0))["features"]
     np.testing.assert_array_equal(centre, still)
-    with pytest.raises(ValueError, match=r"config.data.views='all'"):
-        Features(root=str(root), column="v", views="all")
+    together = Features(root=str(root), column="v", views="all")
+    np.testing.assert_array_equal(together.prepare(batch, train=True)["features"], batch["features"])
+    np.testing.assert_array_equal(together.prepare(batch, train=False)["features"], still)
+    with pytest.raises(ValueError, match=r"config.data.views='every'"):
+        Features(root=str(root), column="v", views="every")
     with pytest.raises(ValueError, match=r"config.data.field='probs'"):
         Features(root=str(root), column="v", field="probs").check()
 

@@ -123,9 +123,8 @@ def test_stages_of_motionfit_are_what_the_paper_says(stage):
         lookup.resolve("modalities", c.data.name), {k: v for k, v in c.data.items() if k != "name"}, "data"
     )
     assert c.data.train == ("train" if stage.startswith("self") or stage == "mers" else "train2")
-    assert ("test" in c.evals) == (c.data.train == "train2") and c.evals.get("test", {"split": "test2"})[
-        "split"
-    ] == "test2"
+    labels = c.data.train == "train2" and stage not in MOTIONFIT.ORDER
+    assert ("test" in c.evals) == labels and c.evals.get("test", {"split": "test2"})["split"] == "test2"
     epochs, milestones = (45, (20, 40)) if c.data.train == "train" else (120, (40, 60, 80))
     assert c.train.epochs == epochs
     np.testing.assert_allclose(np.multiply(c.optimizer.milestones, epochs), milestones)
@@ -140,14 +139,58 @@ def test_stages_of_motionfit_are_what_the_paper_says(stage):
     assert (clips.size, clips.frames) == (
         (224, 64) if "s3dg" in stage else (112, int(stage[-2:]) if "len" in stage else 16)
     )
-    assert bool(c.model.frozen) == stage.startswith("tune")
+    assert bool(c.model.frozen) == (stage.startswith("tune") and "order" not in stage)  # VCOP tunes everything
+    assert c.model.channels == (2 if "motion" in stage else 3)
+    if c.task.name == "multi_clip.MultiClip":
+        assert (c.task.label_share, clips.ordered) == ((0.0, True) if stage in MOTIONFIT.ORDER else (1.0, False))
+    else:
+        assert (c.task.alpha, c.task.beta, c.task.match) == (float(stage == "mars"), 0.0, 50.0)
     assert all(cell.split("=")[0].split("/")[-1].startswith("hmdb") for cell in c.train.table)
+
+
+def test_a_run_that_deviates_from_its_stage_says_where_it_stands():
+    def table(which: str) -> tuple[str, ...]:
+        return MOTIONFIT.get_config(which).train.table
+
+    assert table("tune,ucf101,1,t3/kval/500") == ("mf.t3/kval/500=test/top1",)
+    assert table("motion,ucf101,1,none") == () and table("motion,ucf101,1") == ("mf.t1/motion/R3=test/top1",)
+    assert table("motion_order,ucf101,1") == () and table("tune_motion_order,ucf101,1") == (
+        "mf.text/lambda0_motion/top1=test/top1",
+    )
+    assert table("self,ucf101,1")[0] == "mf.t7/ours_r21d/ucf_R1=retrieval/clip_R@1"
 
 
 def test_a_stage_that_is_none_is_named():
     for wrong in ("teach,ucf101,1", "motion,ucf101,first"):
         with pytest.raises(ValueError, match="STAGE,DATASET,SPLIT"):
             MOTIONFIT.get_config(wrong)
+
+
+GUIDANCE = importlib.import_module("configs.guidance_ucf101")
+
+
+@pytest.mark.parametrize("row", GUIDANCE.ROWS)
+def test_rows_of_motion_guidance_are_what_the_paper_says(row):
+    """motion_guidance.md §2 to §7."""
+    c = GUIDANCE.get_config(row)
+    for room, section in (("modalities", c.data), ("models", c.model), ("tasks", c.task)):
+        keywords = {k: v for k, v in section.items() if k != "name"}
+        fixed = {"models": ("rngs",), "tasks": ("data",)}.get(room, ())
+        lookup.check_keywords(lookup.resolve(room, section.name), keywords, room, fixed=fixed)
+    assert (c.data.train, c.data.val, c.evals.test.split) == ("train1_fit", "train1_val", "test1")
+    shots = int(row.split("_k")[1][0]) if "_k" in row else 0
+    assert c.data.get("k_shot", 0) == shots
+    if row in GUIDANCE.PROBES:
+        assert (c.optimizer.name, c.train.batch, c.train.patience, c.train.min_delta) == ("lbfgs", 0, 20, 0.1)
+        assert c.task.penalty == ("printed" if row.endswith("printed") else "sklearn_C1") and c.data.views == "all"
+    if row in GUIDANCE.TAUGHT:
+        assert (c.optimizer.name, c.optimizer.lr, c.optimizer.weight_decay) == ("adamw", 1e-3, 1e-4)
+        assert (c.train.batch, c.train.epochs, c.task.alpha, c.task.beta, c.task.heads) == (512, 200.0, 1.0, 1.0, 2)
+        assert c.data.unlabelled == ("train1_fit", "train1_val")
+    if row == "motion_raw":
+        assert (c.optimizer.lr, c.optimizer.weight_decay, c.task.label_smoothing) == (1e-3, 1e-2, 0.1)
+        assert (c.train.batch, c.train.epochs, c.optimizer.warmup, c.optimizer.clip_norm) == (64, 100.0, 620, 1.0)
+    assert bool(c.train.table) == (row not in GUIDANCE.WITHOUT_CELL)
 
 
 FRAMES = {"name": "frames.Frames", "size": 16, "short_side": 18, "frames": 2}
