@@ -80,7 +80,7 @@ def zero_shot(row: str):
         }
     )
     # 32 frames need the 32-frame checkpoint, xclip-base-patch16-zero-shot.
-    c.model = ConfigDict({"name": "clip.CLIP"} if row == "clip_zs" else {"name": "xclip.XCLIP", "frames": 32})
+    c.model = ConfigDict({"name": "openai_clip.CLIP"} if row == "clip_zs" else {"name": "xclip.XCLIP", "frames": 32})
     c.model.dtype = "float32"
     c.task = ConfigDict({"name": "zero_shot.ZeroShot", "tokenizer": "bpe_simple_vocab_16e6.txt.gz"})
     if row == "xclip_zs_prompted":

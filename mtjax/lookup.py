@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+RENAMED = {("models", "clip"): "openai_clip"}  # (room, file) in configs of earlier versions
+
 
 class ConfigError(ValueError):
     """A config that cannot be built; names the field and the nearest valid one. Command lines exit with 2."""
@@ -20,6 +22,7 @@ def resolve(room: str, name: str) -> Any:
     module_name, _, attribute = name.rpartition(".")
     if not module_name:
         raise ConfigError(f"{room}: name {name!r} needs the form 'file.Class'")
+    module_name = RENAMED.get((room, module_name), module_name)
     for path in (f"mtjax.{room}.{module_name}", module_name):
         try:
             module = importlib.import_module(path)

@@ -9,7 +9,7 @@ import numpy as np
 from mtjax.convert import names
 from mtjax.convert.names import Entry
 
-CONSTRUCTOR = "clip.CLIP"
+CONSTRUCTOR = "openai_clip.CLIP"
 # Buffers that hold no weights: positions counted up, OpenAI's sizes.
 IGNORED = re.compile(r".*\.position_ids|input_resolution|context_length|vocab_size")
 

@@ -3,7 +3,7 @@
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mtjax.models.clip import unit
+from mtjax.models.openai_clip import unit
 from mtjax.types import Batch
 
 

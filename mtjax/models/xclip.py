@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mtjax.models.clip import TextTower, VisionTower, unit
 from mtjax.models.layers import ACTIVATIONS, PreNormLayer, in_chunks
+from mtjax.models.openai_clip import TextTower, VisionTower, unit
 from mtjax.types import Batch
 
 

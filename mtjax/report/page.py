@@ -108,7 +108,7 @@ def write_page(
 def _run(result: Result) -> dict[str, Any]:
     """Plots and per-class tables of one run (the first seed of a group)."""
     shown = {k: v for k, v in result.results.items() if k not in NOT_FACTS}
-    facts = " · ".join(f"{k} {_said(v)}" for k, v in shown.items())
+    facts = " · ".join(f"{k} {_text_of(v)}" for k, v in shown.items())
     plots, classes = [("learning curves", charts.learning_curves(result.metrics))], {}
     names = result.results["class_names"]
     for path in sorted((result.workdir / ROWS).glob("*.npz")):
@@ -129,5 +129,5 @@ def _run(result: Result) -> dict[str, Any]:
     return {"title": str(result.workdir), "facts": facts, "plots": plots, "classes": classes}
 
 
-def _said(fact: Any) -> str:
+def _text_of(fact: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in fact.items()) if isinstance(fact, dict) else str(fact)

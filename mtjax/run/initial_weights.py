@@ -30,7 +30,7 @@ def weights_of(source: str) -> Params:
     return weights_to_host(load_without_data(folder)[1])
 
 
-def fitting(source: str, ours: Mapping[str, Any], *, skip: Sequence[str] = (), new: Sequence[str] = ()) -> Params:
+def weights_for(source: str, ours: Mapping[str, Any], *, skip: Sequence[str] = (), new: Sequence[str] = ()) -> Params:
     """The arrays of `source` by our paths; positions of patches are resized to our image size.
 
     Args:
@@ -70,5 +70,5 @@ def initial_weights(experiment: Experiment) -> Params:
     weights = dict(getattr(experiment.task, "weights", {}))
     if train.init:
         ours = {n: leaf for n, leaf in (program.shapes["params"] | program.shapes["rest"]).items() if n not in weights}
-        weights |= fitting(train.init, ours, skip=train.init_skip, new=train.init_new)
+        weights |= weights_for(train.init, ours, skip=train.init_skip, new=train.init_new)
     return weights

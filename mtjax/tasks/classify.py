@@ -150,10 +150,12 @@ class Classify:
             embedding, attention = model.backbone.attend(batch)
             embedding = embedding.astype(jnp.float32)
             logits = model.head(model.below_head(embedding, train=False, rngs=None))
-            return self._said(batch, logits, embedding) | dict(attention)
-        return self._said(batch, *model(batch, train=False))
+            return self._predictions(batch, logits, embedding) | dict(attention)
+        return self._predictions(batch, *model(batch, train=False))
 
-    def _said(self, batch: Batch, logits: Float[Array, "*b c"], embedding: Float[Array, "*b d"]) -> dict[str, Array]:
+    def _predictions(
+        self, batch: Batch, logits: Float[Array, "*b c"], embedding: Float[Array, "*b d"]
+    ) -> dict[str, Array]:
         said = {}
         if logits.ndim == 3:
             # Views that only fill the batch have no time; a video of which nothing is seen has padding alone.

@@ -119,7 +119,7 @@ class Distill(Classify):
             rngs=rngs,
         )  # fmt: skip
 
-    def lesson(self, model: Student, batch: Batch) -> tuple[Mapping[str, Array], Bool[Array, " b"]]:
+    def teacher_outputs(self, model: Student, batch: Batch) -> tuple[Mapping[str, Array], Bool[Array, " b"]]:
         """What the teacher says (its `probs` at least) and whether it says anything of a clip."""
         if self.teacher is None:
             return {"probs": batch["teacher"]}, batch["taught"]
@@ -131,7 +131,7 @@ class Distill(Classify):
         """The weighted sum of the means; logs each that counts, top-1 in % of the labelled clips and agreement with the
         teacher in %."""
         supervised, weak, embedding = model.both(batch, train=True, rngs=rngs)
-        said, taught = self.lesson(model, batch)
+        said, taught = self.teacher_outputs(model, batch)
         taught = batch["valid"] & batch.get("observed", True) & taught
         hard, right = self.per_clip(supervised, batch, batch["label"])
         total, scalars = self.alpha * hard, {"hard": hard, "top1": right}
@@ -156,7 +156,7 @@ class Distill(Classify):
         """What `Classify.predict` gives, by `rule`; with two heads also `probs_<rule>` [b c] of every rule."""
         supervised, weak, embedding = model.both(batch, train=False)
         if self.heads == 1:
-            return self._said(batch, supervised, embedding)
+            return self._predictions(batch, supervised, embedding)
         p, q = jax.nn.softmax(supervised), jax.nn.softmax(weak)
         logits = {
             "mean": jnp.log(jnp.maximum((p + q) / 2, 1e-30)),
@@ -165,4 +165,4 @@ class Distill(Classify):
             "weak": weak,
         }
         rules = {f"probs_{rule}": jax.nn.softmax(values) for rule, values in logits.items()}
-        return self._said(batch, logits[self.rule], embedding) | rules
+        return self._predictions(batch, logits[self.rule], embedding) | rules

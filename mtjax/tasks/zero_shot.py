@@ -10,8 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mtjax import losses
-from mtjax.data import clip_tokens
-from mtjax.models.clip import unit
+from mtjax.data import openai_clip_tokens
+from mtjax.models.openai_clip import unit
 from mtjax.types import Batch, Scalars
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ZeroShot:
     ):
         """
         Args:
-          tokenizer: see `clip_tokens.load`.
+          tokenizer: see `openai_clip_tokens.load`.
           prompts: texts with {} for the class name; the prototype is the mean of their unit embeddings, normalised. ("{}",)
             is the bare name.
           prompted: let each video's prompt change the prototypes (X-CLIP's generator), as X-CLIP's own figures do.
@@ -66,9 +66,9 @@ class ZeroShot:
         names = data.class_names if data else tuple(f"class {i}" for i in range(num_classes))
         if not names:
             raise ValueError("config.task: the dataset has no classes to name in a text")
-        words = clip_tokens.load(tokenizer)
+        words = openai_clip_tokens.load(tokenizer)
         texts = [prompt.format(spoken(name)) for prompt in prompts for name in names]
-        self.ids = clip_tokens.encode(words, texts).reshape(len(prompts), len(names), -1)
+        self.ids = openai_clip_tokens.encode(words, texts).reshape(len(prompts), len(names), -1)
         self.prompted, self.num_classes = prompted, len(names)
 
     @property

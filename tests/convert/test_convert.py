@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from mtjax import convert
 from mtjax.convert import clip as clip_names
 from mtjax.convert import names, positions, weight_files
-from mtjax.models import clip, xclip
+from mtjax.models import openai_clip, xclip
 
 TEXT = {
     "vocab_size": 99, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -67,8 +67,8 @@ def test_clip_gives_the_embeddings_and_logits_of_transformers(folders):
     with torch.no_grad():
         out = reference(torch.from_numpy(IDS).long(), torch.from_numpy(images).permute(0, 3, 1, 2))
     np.testing.assert_allclose(ours.logits(jnp.asarray(images), jnp.asarray(IDS)), out.logits_per_image, atol=1e-4)
-    np.testing.assert_allclose(clip.unit(ours.embed_image(jnp.asarray(images))), out.image_embeds, atol=1e-5)
-    np.testing.assert_allclose(clip.unit(ours.embed_text(jnp.asarray(IDS))), out.text_embeds, atol=1e-5)
+    np.testing.assert_allclose(openai_clip.unit(ours.embed_image(jnp.asarray(images))), out.image_embeds, atol=1e-5)
+    np.testing.assert_allclose(openai_clip.unit(ours.embed_text(jnp.asarray(IDS))), out.text_embeds, atol=1e-5)
 
 
 def test_xclip_gives_the_embeddings_and_logits_of_transformers(folders):
@@ -78,7 +78,7 @@ def test_xclip_gives_the_embeddings_and_logits_of_transformers(folders):
         out = reference(torch.from_numpy(IDS).long(), torch.from_numpy(frames).permute(0, 1, 4, 2, 3))
     np.testing.assert_allclose(ours.logits(jnp.asarray(frames), jnp.asarray(IDS)), out.logits_per_video, atol=1e-4)
     np.testing.assert_allclose(ours.embed_video(jnp.asarray(frames)), out.mit_output.pooler_output, atol=1e-4)
-    np.testing.assert_allclose(clip.unit(ours.embed_video(jnp.asarray(frames))), out.video_embeds, atol=1e-5)
+    np.testing.assert_allclose(openai_clip.unit(ours.embed_video(jnp.asarray(frames))), out.video_embeds, atol=1e-5)
 
 
 def test_each_vision_layer_agrees(folders):
@@ -163,7 +163,7 @@ def test_full_size_parameter_counts():
     def count(make) -> int:
         return sum(p.size for p in jax.tree.leaves(nnx.state(nnx.eval_shape(make), nnx.Param)))
 
-    assert count(lambda: clip.CLIP(rngs=nnx.Rngs(0))) == 149_620_737
+    assert count(lambda: openai_clip.CLIP(rngs=nnx.Rngs(0))) == 149_620_737
     model = nnx.eval_shape(lambda: xclip.XCLIP(rngs=nnx.Rngs(0)))
     assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == 194_929_153
     # 32 frames differ in the position table alone: 194,941,441.
@@ -245,7 +245,7 @@ def test_remat_and_bfloat16_compute_the_same(folders):
     with jax.numpy_dtype_promotion("standard"):  # Flax's own LayerNorm mixes types
         half = embed(convert.load("xclip", folder, dtype="bfloat16"), frames)
     assert half.dtype == jnp.bfloat16
-    cosine = (clip.unit(half) * clip.unit(expected)).sum()
+    cosine = (openai_clip.unit(half) * openai_clip.unit(expected)).sum()
     assert float(cosine) > 0.999
 
 

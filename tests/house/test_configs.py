@@ -225,3 +225,7 @@ def test_docstrings_say_command_and_expectation(name):
     doc = importlib.import_module(f"configs.{name}").__doc__
     assert f"python -m mtjax.train --config=configs/{name}.py" in doc
     assert "xpected" in doc or "not yet run here" in doc
+
+
+def test_names_of_earlier_configs_are_found():
+    assert lookup.resolve("models", "clip.CLIP") is lookup.resolve("models", "openai_clip.CLIP")

@@ -32,7 +32,7 @@ ALLOWED = {  # room or file → what of mtjax it may import, beside itself
     "mtjax.modalities": [*FOUNDATION, "mtjax.data"],
     "mtjax.models": ["mtjax.types"],
     "mtjax.convert": ["mtjax.models", "mtjax.lookup"],
-    "mtjax.tasks": ["mtjax.models", "mtjax.losses", "mtjax.types", "mtjax.data.clip_tokens"],
+    "mtjax.tasks": ["mtjax.models", "mtjax.losses", "mtjax.types", "mtjax.data.openai_clip_tokens"],
     "mtjax.evaluators": ["mtjax.types"],
     "mtjax.compute": ["mtjax.types", "mtjax.lookup"],
     "mtjax.clusters": [*FOUNDATION, "mtjax.data", "mtjax.evaluators"],

@@ -633,12 +633,12 @@ def test_a_converted_classifier_starts_a_task_with_other_classes(tmp_path):
         "head/kernel": jax.ShapeDtypeStruct((512, 9), np.float32),
         "head/bias": jax.ShapeDtypeStruct((9,), np.float32),
     }
-    found = initial_weights.fitting(str(tmp_path), ours, skip=("^head",), new=("^head",))
+    found = initial_weights.weights_for(str(tmp_path), ours, skip=("^head",), new=("^head",))
     assert set(found) == {k for k in ours if k.startswith("backbone")}
     same = {k: v for k, v in ours.items() if not k.startswith("head")} | {
         k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights_of("r2plus1d").items() if k.startswith("head")
     }
-    assert set(initial_weights.fitting(str(tmp_path), same)) == set(same)
+    assert set(initial_weights.weights_for(str(tmp_path), same)) == set(same)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def student(**options) -> tuple[Distill, nnx.Module]:
     return task, module
 
 
-def lesson(**changes) -> dict[str, jax.Array]:
+def student_batch(**changes) -> dict[str, jax.Array]:
     batch = {
         "features": np.float32(SUP), "teacher": np.float32(PI), "taught": np.ones(5, bool), "label": np.int32(LABELS),
         "valid": np.ones(5, bool), "observed": np.ones(5, bool), "clip": np.arange(5, dtype=np.int32),
@@ -59,7 +59,7 @@ def lesson(**changes) -> dict[str, jax.Array]:
 
 def loss_of(batch=None, **options) -> tuple[float, dict[str, float]]:
     task, module = student(**options)
-    loss, scalars = task.loss(module, batch or lesson(), rngs=nnx.Rngs(0))
+    loss, scalars = task.loss(module, batch or student_batch(), rngs=nnx.Rngs(0))
     return float(loss), {name: float(value) for name, value in scalars.items()}
 
 
@@ -68,7 +68,7 @@ HARD = ce(SUP, np.eye(3)[LABELS])[LABELS >= 0].mean()
 
 def test_mg6_the_loss_is_alpha_hard_plus_beta_soft():
     one = np.arange(5) == 0  # the worked example: soft 0.869846 on the labels' own logits, hard 0.169846
-    loss, parts = loss_of(lesson(valid=one), heads=1)
+    loss, parts = loss_of(student_batch(valid=one), heads=1)
     assert parts["soft"] == pytest.approx(0.869846, abs=1e-6) and parts["hard"] == pytest.approx(0.169846, abs=1e-6)
     assert loss == pytest.approx(1.039692, abs=1e-5)
     loss, parts = loss_of(alpha=0.3, beta=2.0)
@@ -97,15 +97,15 @@ def test_kl_is_the_soft_cross_entropy_less_the_teachers_entropy(temperature):
 
 def test_who_is_not_taught_not_observed_or_padding_does_not_count():
     taught = np.array([True, False, True, True, False])
-    assert loss_of(lesson(taught=taught))[1]["soft"] == pytest.approx(ce(WEAK, PI)[taught].mean(), abs=1e-6)
-    assert loss_of(lesson(taught=taught))[1]["hard"] == pytest.approx(HARD, abs=1e-6)
+    assert loss_of(student_batch(taught=taught))[1]["soft"] == pytest.approx(ce(WEAK, PI)[taught].mean(), abs=1e-6)
+    assert loss_of(student_batch(taught=taught))[1]["hard"] == pytest.approx(HARD, abs=1e-6)
     seen = np.array([True, True, True, False, True])
     for name in ("observed", "valid"):
-        parts = loss_of(lesson(**{name: seen}))[1]
+        parts = loss_of(student_batch(**{name: seen}))[1]
         assert parts["soft"] == pytest.approx(ce(WEAK, PI)[seen].mean(), abs=1e-6)
         both = seen & (LABELS >= 0)
         assert parts["hard"] == pytest.approx(ce(SUP, np.eye(3)[LABELS])[both].mean(), abs=1e-6)
-    nothing = loss_of(lesson(taught=np.zeros(5, bool), label=np.full(5, -1, np.int32)))
+    nothing = loss_of(student_batch(taught=np.zeros(5, bool), label=np.full(5, -1, np.int32)))
     assert nothing[0] == 0.0 and all(np.isfinite(v) for v in nothing[1].values())
 
 
@@ -115,7 +115,7 @@ def test_the_four_rules_by_hand():
     expected = {"mean": (p + q) / 2, "geometric": geometric, "sup": p, "weak": q}
     for rule in expected:
         task, module = student(rule=rule)
-        said = task.predict(module, lesson())
+        said = task.predict(module, student_batch())
         for name, probs in expected.items():
             np.testing.assert_allclose(said[f"probs_{name}"], probs, atol=1e-6)
         np.testing.assert_allclose(said["probs"], expected[rule], atol=1e-6)
@@ -124,7 +124,7 @@ def test_the_four_rules_by_hand():
         )
         np.testing.assert_allclose(said["embedding"], SUP, atol=1e-6)
     task, module = student(heads=1)
-    said = task.predict(module, lesson(observed=np.array([True, True, True, True, False])))
+    said = task.predict(module, student_batch(observed=np.array([True, True, True, True, False])))
     assert set(said) == {"logits", "probs", "embedding", "loss", "observed"}
     np.testing.assert_allclose(said["probs"], np.where(np.arange(5)[:, None] < 4, p, 1 / 3), atol=1e-6)
 
@@ -306,7 +306,10 @@ GUIDE = Teacher(lambda key: frozen(2), {}, says, ("walk", "run"))  # its embeddi
 
 def test_mf9_features_are_matched_by_the_mean_over_batch_and_features():
     seen, shown = np.float32([[1, 2], [0, 0]]), np.float32([[0, 2], [1, 1]])
-    batch = {k: v[:2] for k, v in lesson().items()} | {"features": jnp.asarray(seen), "shown": jnp.asarray(shown)}
+    batch = {k: v[:2] for k, v in student_batch().items()} | {
+        "features": jnp.asarray(seen),
+        "shown": jnp.asarray(shown),
+    }
 
     def loss_of(batch=batch, **options):
         task = Distill(num_classes=3, teacher=GUIDE, beta=0.0, match=50.0, **options)

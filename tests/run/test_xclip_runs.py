@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from configs import guidance_ucf101
 from mtjax import convert, lookup, predict, records
-from mtjax.data import clip_tokens
+from mtjax.data import openai_clip_tokens
 from mtjax.data.columns import Column
 from mtjax.evaluators.top1 import top_k
 from mtjax.modalities.features import Features
-from mtjax.models import clip, xclip
+from mtjax.models import openai_clip, xclip
 from mtjax.run import initial_weights
 from mtjax.run.experiment import Experiment
 from mtjax.run.metrics_log import read_metrics
@@ -40,13 +40,13 @@ AUGMENT = {"flip": 0.5, "jitter": 0.8, "grayscale": 0.2}
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
     """A Hugging Face folder whose tokenizer knows few words."""
-    vocabulary = {word: i for i, word in enumerate([*WORDS, clip_tokens.START, clip_tokens.END])}
+    vocabulary = {word: i for i, word in enumerate([*WORDS, openai_clip_tokens.START, openai_clip_tokens.END])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = [(word, vocabulary[word]) for word in (clip_tokens.START, clip_tokens.END)]
+    special = [(word, vocabulary[word]) for word in (openai_clip_tokens.START, openai_clip_tokens.END)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{clip_tokens.START} $A {clip_tokens.END}", special_tokens=special
+        single=f"{openai_clip_tokens.START} $A {openai_clip_tokens.END}", special_tokens=special
     )
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -125,10 +125,10 @@ def test_prototypes_are_the_normalised_mean_of_unit_text_embeddings(converted, t
     task = ZeroShot(named("ApplyEyeMakeup", "class_001"), tokenizer=tokens)
     module = task.assemble(convert.load("xclip", converted), rngs=nnx.Rngs(0))
     task.settle(module)
-    words = clip_tokens.load(tokens)
+    words = openai_clip_tokens.load(tokens)
     for row, name in enumerate(("apply eye makeup", "class 001")):
         texts = [prompt.replace("{}", name) for prompt in PROMPTS]
-        each = np.asarray(module.backbone.embed_text(jnp.asarray(clip_tokens.encode(words, texts))))
+        each = np.asarray(module.backbone.embed_text(jnp.asarray(openai_clip_tokens.encode(words, texts))))
         mean = (each / np.linalg.norm(each, axis=1, keepdims=True)).mean(0)
         np.testing.assert_allclose(module.prototypes[...][row], mean / np.linalg.norm(mean), atol=1e-5)
     assert task.ids.shape == (5, 2, 77) and len(PROMPTS) == 5
@@ -148,7 +148,7 @@ def judged(task: ZeroShot, folder, batch: dict) -> tuple[dict[str, np.ndarray], 
         net, frames = module.backbone, batch["frames"]
         each = jnp.broadcast_to(module.prototypes[...], (len(frames), *module.prototypes.shape))
         prompted = net.prompts(each, net._video(frames)[1])
-        cosine = jnp.einsum("bd,bcd->bc", clip.unit(net.embed_video(frames)), clip.unit(prompted))
+        cosine = jnp.einsum("bd,bcd->bc", openai_clip.unit(net.embed_video(frames)), openai_clip.unit(prompted))
         return task.predict(module, batch), jnp.exp(net.logit_scale[...]) * cosine
 
     return jax.device_get(run(state, batch))
@@ -190,7 +190,7 @@ def test_the_real_vocabulary_reads_the_prompts_back():
     if not vocabulary.is_file():
         pytest.skip("CLIP's vocabulary (../shared) is not here")
     task = ZeroShot(named("ApplyEyeMakeup", "YoYo"), tokenizer=str(vocabulary))
-    words = clip_tokens.load(vocabulary)
+    words = openai_clip_tokens.load(vocabulary)
     for prompt, ids in zip(PROMPTS, task.ids, strict=True):
         back = [words.decode(row[: row.argmax()].tolist()).replace("</w>", " ").strip() for row in ids]
         assert back == [prompt.format(name) for name in ("apply eye makeup", "yo yo")]

@@ -9,7 +9,7 @@ import pytest
 import transformers
 from conftest import REPO
 
-from mtjax.data import clip_tokens
+from mtjax.data import openai_clip_tokens
 
 SHARED = REPO.parent / "shared" / "data"
 VOCABULARY = SHARED / "clip" / "bpe_simple_vocab_16e6.txt.gz"
@@ -25,9 +25,9 @@ def reference(tmp_path_factory):
     """`transformers`' tokenizer over the same vocabulary."""
     folder = tmp_path_factory.mktemp("clip")
     with gzip.open(VOCABULARY, "rt", encoding="utf-8") as file:
-        merges = file.read().split("\n")[1 : clip_tokens.MERGES + 1]
+        merges = file.read().split("\n")[1 : openai_clip_tokens.MERGES + 1]
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    words = clip_tokens.load(VOCABULARY).get_vocab()
+    words = openai_clip_tokens.load(VOCABULARY).get_vocab()
     (folder / "vocab.json").write_text(json.dumps(words), encoding="utf-8")
     return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
 
@@ -42,29 +42,29 @@ def texts() -> list[str]:
 
 @needs_vocabulary
 def test_ids_are_those_of_transformers(reference):
-    tokenizer = clip_tokens.load(VOCABULARY)
+    tokenizer = openai_clip_tokens.load(VOCABULARY)
     assert len(texts()) > len(AWKWARD)
     expected = reference(texts(), truncation=True, max_length=77)["input_ids"]
-    for text, row, want in zip(texts(), clip_tokens.encode(tokenizer, texts()), expected, strict=True):
+    for text, row, want in zip(texts(), openai_clip_tokens.encode(tokenizer, texts()), expected, strict=True):
         assert row[: len(want)].tolist() == want and not row[len(want) :].any(), text
 
 
 @needs_vocabulary
 def test_known_ids_and_truncation():
-    tokenizer = clip_tokens.load(VOCABULARY)
+    tokenizer = openai_clip_tokens.load(VOCABULARY)
     assert tokenizer.get_vocab_size() == 49_408
-    row = clip_tokens.encode(tokenizer, ["a photo of a cat"])[0]
+    row = openai_clip_tokens.encode(tokenizer, ["a photo of a cat"])[0]
     assert row[:8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]
-    long = clip_tokens.encode(tokenizer, ["cat " * 100], context=8)[0]
+    long = openai_clip_tokens.encode(tokenizer, ["cat " * 100], context=8)[0]
     assert long.tolist() == [49406] + [2368] * 6 + [49407] and long.argmax() == 7
-    assert clip_tokens.encode(tokenizer, []).shape == (0, 77)
+    assert openai_clip_tokens.encode(tokenizer, []).shape == (0, 77)
 
 
 def test_a_wrong_file_says_what_to_pass(tmp_path):
     with pytest.raises(ValueError, match="bpe_simple_vocab_16e6"):
-        clip_tokens.load(tmp_path / "nothing.gz")
+        openai_clip_tokens.load(tmp_path / "nothing.gz")
     short = Path(tmp_path / "short.gz")
     with gzip.open(short, "wt") as file:
         file.write("#version\na b\n")
     with pytest.raises(ValueError, match=r"\d+ merges, CLIP has 48894; is the file whole"):
-        clip_tokens.load(short)
+        openai_clip_tokens.load(short)
