@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.data.files import write_atomically
 
 CATALOG_VERSION = 1
 UNLABELLED = -1
 
 
-class CatalogError(ValueError):
+class CatalogError(InputError):
     """A dataset folder, an annotation or a subset that cannot be used; says where and what to do."""
 
 
@@ -175,7 +176,7 @@ class Catalog:
         root = Path(root)
         if not (root / "dataset.json").is_file():
             raise CatalogError(
-                f"{root}: no dataset.json. Make one with `python -m preprocessing.catalog KIND SRC {root}`, "
+                f"{root}: no dataset.json. Make one with `mtjax catalog KIND SRC {root}`, "
                 "or set --config.data.root to the folder that holds it"
             )
         try:

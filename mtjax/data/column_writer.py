@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mtjax import records
+from mtjax.command.errors import MtjaxError
 from mtjax.data import columns
 from mtjax.data.files import write_atomically
 
 MARKERS = ".shards"  # one JSON per finished shard: what it was asked for, what it holds, what failed
 
 
-class Busy(RuntimeError):
+class Busy(MtjaxError, RuntimeError):
     """Another process is writing this shard."""
 
 
@@ -151,7 +152,7 @@ def finish(directory: Path) -> columns.Index:
     if len(markers) < spec.num_shards:
         raise columns.ColumnError(
             f"{directory}: {spec.num_shards - len(markers)} of {spec.num_shards} shards are not finished; run the extraction "
-            "again, or `python -m mtjax.data index` when the shards were copied without their markers"
+            "again, or `mtjax data index` when the shards were copied without their markers"
         )
     for marker in markers:
         failures += json.loads(marker.read_text())["failures"]

@@ -1,6 +1,6 @@
 """`mannequin`: the embedded dataset, a procedural world of people whose actions only motion tells apart.
 
-    python -m preprocessing.mannequin OUT --clips=2400 --seed=0 [--frames] [--contact_sheet=sheet.png]
+    mtjax mannequin OUT --clips=2400 --seed=0 [--frames] [--contact_sheet=sheet.png]
 
 17-joint COCO figures perform 16 actions under varied bodies, viewpoints, rhythms, phases, camera shake and occluders.
 What a clip looks like is drawn from a stream of random numbers that never sees its class.
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mtjax.command.errors import Missing
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, CatalogError, Clip
 from mtjax.records import Feature
@@ -130,7 +131,7 @@ def _renderer():
     try:
         from preprocessing.mannequin import render as mannequin_render
     except ImportError as e:
-        raise ImportError(f"drawing frames needs OpenCV and simplejpeg ({e}): pip install 'mtjax[video]'") from e
+        raise Missing(f"drawing frames needs OpenCV and simplejpeg ({e}): pip install 'mtjax[video]'") from None
     return mannequin_render
 
 
