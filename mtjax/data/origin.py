@@ -11,9 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+SEAL = 16  # characters of a hash of weights
 HASHES = ("config", "recipe")
+COLUMNS = ("column", "pseudo", "teacher")  # in a config's data section: names of columns
 NUMBERED = re.compile(r"^(train|test)(\d+)")  # official splits, which a dataset has several of
 
 
@@ -28,6 +31,18 @@ def derived(parent: Mapping[str, Any], settings: Mapping[str, Any], *, seed: int
         return {}
     hashes = {name: config_hash({"parent": parent[name], **settings}) for name in HASHES}
     return hashes | {"seed": seed, "workdir": workdir}
+
+
+def columns_named(section: Mapping[str, Any]) -> list[str]:
+    """Names of columns in a config's data section and in the sections inside it."""
+    own = [section[key] for key in COLUMNS if isinstance(section.get(key), str) and section[key]]
+    return own + [name for inner in section.values() if isinstance(inner, Mapping) for name in columns_named(inner)]
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's content, as long as a checkpoint's seal is kept."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:SEAL]
 
 
 def unnumbered(split: str) -> str:

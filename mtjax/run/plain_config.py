@@ -2,11 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+from mtjax.lookup import ConfigError
 
 # Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
 FREE_ON_RESUME = (
@@ -67,6 +69,26 @@ def parse_flags(argv: list[str]) -> dict[str, Any]:
     if len(rest) > 1:
         sys.exit(_fail(f"unexpected arguments {rest[1:]}; settings are written --config.a.b=value"))
     return config
+
+
+def load(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain config of FILE or FILE:ARGUMENT with flags like "--config.train.steps=2"; the process's own flags are left alone.
+
+    Raises:
+      ConfigError: the file cannot be loaded, or a flag does not fit.
+    """
+    argv, values = ["mtjax", f"--config={config}", *overrides], flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "", values, lock_config=False, accept_new_attributes=True, sys_argv=argv
+    )
+    try:
+        rest = values(argv)
+        loaded = plain(holder.value)
+    except Exception as e:  # see `parse_flags`
+        raise ConfigError(f"--config={config}: {_innermost(e)}") from None
+    if len(rest) > 1:
+        raise ConfigError(f"--config={config}: unexpected arguments {rest[1:]}; settings are --config.a.b=value")
+    return loaded
 
 
 def _innermost(e: BaseException) -> str:

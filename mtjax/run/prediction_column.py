@@ -12,7 +12,7 @@ from absl import logging
 from mtjax import records
 from mtjax.compute.step import Asked, State
 from mtjax.data import column_writer, columns
-from mtjax.data.origin import config_hash
+from mtjax.data.origin import SEAL, config_hash
 from mtjax.lookup import ConfigError
 from mtjax.run import provenance
 from mtjax.run.evaluation import predict_rows
@@ -69,7 +69,7 @@ def write_column(
         parameters={"config": _values_hash(experiment, copies), "step": meta["step"]}
         | {"class_names": meta["class_names"]}
         | settings,
-        weights=meta["seal"][: provenance.SEAL],
+        weights=meta["seal"][:SEAL],
         origin=provenance.of_prediction(meta, data, settings),
     )
     directory = column_writer.create(data.root, spec)

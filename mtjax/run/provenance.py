@@ -1,28 +1,25 @@
 """What a run is made from: hashes that runs of several seeds and official splits share, and the identity of each input.
 
-A run's origin (in results.json and in each checkpoint) is that of `mtjax.data.origin`, and beside it
+A run's origin (in origin.json when it begins, in each checkpoint and in results.json) is that of `mtjax.data.origin`, and beside it
 
 - `inputs`: column, `train.init` or `task.teacher` → the `config` hash of what made it;
 - `content`: `train.init` or `task.teacher` → a hash of those very weights (of columns, `fingerprint` in results.json says it);
 - `weights`: of the selected checkpoint, in results.json alone.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mtjax import convert
-from mtjax.data.origin import HASHES, config_hash, derived, unnumbered
+from mtjax.data.origin import COLUMNS, HASHES, SEAL, config_hash, derived, digest_of, unnumbered
 from mtjax.data.pipeline import Data
 from mtjax.run.experiment import Experiment, selected_checkpoint
 from mtjax.run.plain_config import FREE_ON_RESUME, from_json
 
-COLUMNS = ("column", "pseudo", "teacher")  # in the data section: names of columns
 LABELS = ("fraction", "k_shot", "shots")  # in the data section: how many labels are used
 LENGTH = ("steps", "epochs")  # in the train section: fewer clips may need more passes
 WITHOUT_EFFECT = {*FREE_ON_RESUME, "data.subset_seed", "train.checkpoints"} - {"data.root"}
-SEAL = 16  # characters of a hash of weights
 
 
 def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,9 +89,7 @@ def of_prediction(meta: Mapping[str, Any], data: Data, settings: Mapping[str, An
 def of_weights(source: Path) -> dict[str, Any]:
     """`HASHES` and `weights`, of a workdir's selected checkpoint or of a folder that `mtjax.convert` wrote."""
     if (source / convert.WEIGHTS).is_file():
-        with open(source / convert.WEIGHTS, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:SEAL]
-        return dict.fromkeys((*HASHES, "weights"), digest)
+        return dict.fromkeys((*HASHES, "weights"), digest_of(source / convert.WEIGHTS))
     checkpoints, step = selected_checkpoint(source)
     meta = checkpoints.read_meta(step)
     checkpoints.close()

@@ -73,6 +73,9 @@ class Run:
         found = self.checkpoints.restore_latest(self.template)
         if found is None:
             self.origin = provenance.of_experiment(self.exp)
+            if jax.process_index() == 0:
+                begun = {"origin": self.origin, "fingerprint": self.exp.data.fingerprint}
+                write_atomically(self.workdir / "origin.json", json.dumps(begun, indent=1) + "\n")
             first = self.exp.program.init(initial_weights.initial_weights(self.exp))
             return first, 0, self.exp.total_steps > 0  # without training the first weights are what is watched
         state, meta = found
