@@ -1,6 +1,6 @@
 """A small X-CLIP student on `mannequin` frames, with few labels and with or without a teacher: rows of the paper's Table 1.
 
-    launch/motion_guidance.sh mannequin                       # the whole chain, all rows, the table
+    python -m mtjax.chain configs/chains/motion_guidance.py:mannequin      # the whole chain, all rows, the table
     python -m mtjax.train --config=configs/guidance_mannequin.py:motion_ts_k2 --workdir=runs/motion_ts_k2
 
 The argument is the row: xclip_k2, xclip_k8 (labels alone), motion_ts_k2, motion_ts_k8 (soft labels of the motion teacher's

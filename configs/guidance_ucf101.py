@@ -1,6 +1,6 @@
 """Motion guidance on UCF101 ("Size Doesn't Matter", Table 1), one row an argument. 60/10/30 of motion_guidance.md §7.
 
-    launch/motion_guidance.sh ucf101 data/ucf101 models/xclip bpe_simple_vocab_16e6.txt.gz    # the whole chain
+    python -m mtjax.chain configs/chains/motion_guidance.py:ucf101 --help                   # the whole chain
     python -m mtjax.train --config=configs/guidance_ucf101.py:motion_ts_k2 --workdir=runs/ucf101/motion_ts_k2-0
 
 Rows that score a video–text model as it is (give its weights with --config.train.init=FOLDER of `mtjax.convert` and the

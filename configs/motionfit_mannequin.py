@@ -1,6 +1,6 @@
 """MotionFit in small, on the embedded `mannequin`: 20 % of the training labels, the rest of the videos without any.
 
-    launch/motionfit.sh mannequin                             # the whole chain, three seeds, the table
+    python -m mtjax.chain configs/chains/motionfit.py:mannequin            # the whole chain, three seeds, the table
     python -m mtjax.train --config=configs/motionfit_mannequin.py:motion --workdir=runs/motionfit/motion-0
 
 The argument is a stage of configs/motionfit.py: motion (the generator), motion_R1 (one clip a video), appearance (RGB from random

@@ -21,8 +21,8 @@ import numpy as np
 from mtjax.command import arguments, shell
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
+from mtjax.data.origin import config_hash
 from mtjax.run.experiment import Experiment, load_without_data
-from mtjax.run.plain_config import config_hash
 from mtjax.types import Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mtjax import records
 from mtjax.clusters import kmeans, segments
-from mtjax.data import column_writer, columns
+from mtjax.data import column_writer, columns, origin
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.files import write_atomically
 from mtjax.evaluators import clustering
@@ -141,6 +141,14 @@ def write(
     return column_writer.finish(directory)
 
 
+def origin_of(features: columns.Spec, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Of clusters: where the features come from, or their name, and the arguments in `made` that are the same for all seeds."""
+    maker = features.origin or dict.fromkeys(origin.HASHES, features.name)
+    own = {k: v for k, v in made.items() if k not in ("features", "features_fingerprint", "seed", "class_names")}
+    own["splits"] = [origin.unnumbered(split) for split in made["splits"]]
+    return origin.derived(maker, own, seed=maker.get("seed", made["seed"]), workdir=maker.get("workdir", ""))
+
+
 def cluster(
     root: Path,
     *,
@@ -176,7 +184,8 @@ def cluster(
         "start_s": records.Feature("float32", (-1,)),
         "distance": records.Feature("float32", (-1,)),
     }
-    spec = columns.Spec(column, schema, 1 + len(catalog.clips) // 20_000, "mtjax.cluster", parameters=made)
+    num_shards = 1 + len(catalog.clips) // 20_000
+    spec = columns.Spec(column, schema, num_shards, "mtjax.cluster", made, origin=origin_of(read.spec, made))
     directory = columns.column_dir(root, column)
     if overwrite:
         for path in (directory / PARTIAL, directory / SUMMARY):

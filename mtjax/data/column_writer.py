@@ -37,8 +37,11 @@ def create(root: str | os.PathLike, spec: columns.Spec, *, overwrite: bool = Fal
         for marker in directory.glob(f"{MARKERS}/*.json"):
             marker.unlink()
     if (directory / "column.json").is_file():
-        ours, theirs = spec.to_json(), columns.Spec.load(directory).to_json()
-        different = {k: (theirs.get(k), v) for k, v in json.loads(json.dumps(ours)).items() if theirs.get(k) != v}
+        ours, theirs = (json.loads(json.dumps(s.to_json())) for s in (spec, columns.Spec.load(directory)))
+        made, before = ours.pop("origin", {}).get("config"), theirs.pop("origin", {}).get("config")
+        different = {k: (theirs.get(k), v) for k, v in ours.items() if theirs.get(k) != v}
+        if made and before and made != before:  # where one of them is not known, parameters and weights have to do
+            different["origin.config"] = (before, made)
         if different:
             shown = "; ".join(f"{k}: there {a}, now {b}" for k, (a, b) in different.items())
             raise columns.ColumnError(

@@ -33,6 +33,7 @@ class Spec:
       num_shards: fixed for the life of the column; a clip's shard is a stable hash of its id.
       producer: the program that made it; `parameters` its arguments, `weights` a hash of the model's weights ("" if none).
       licence: of the data, as the backend's licence demands.
+      origin: what a run's prediction or a clustering was made from, see `mtjax.data.origin`; {} for what is not.
     """
 
     name: str
@@ -42,9 +43,12 @@ class Spec:
     parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = ""
     licence: str = ""
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self) | {"schema": records.schema_to_json(self.schema)}
+        if not self.origin:
+            del fields["origin"]
         return {"column_version": COLUMN_VERSION, "schema_version": records.SCHEMA_VERSION, **fields}
 
     @classmethod

@@ -1,17 +1,15 @@
 """Finished runs as rows: grouped over seeds and official splits."""
 
 import dataclasses
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from mtjax.data.origin import NUMBERED, config_hash
 from mtjax.lookup import ConfigError
-from mtjax.run.plain_config import config_hash
+from mtjax.run.provenance import without_seed
 from mtjax.run.results import RETRIEVAL, Result
-
-NUMBERED = re.compile(r"^(train|test)(\d+)")  # official splits, which a dataset has several of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +62,12 @@ class Group:
 
 
 def group_runs(results: Iterable[Result]) -> list[Group]:
+    """Runs made from the same, one group each: equal configs and inputs made alike (`provenance`), whatever these are called. A run
+    that did not note what it was made from belongs to those whose config names the same."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(config_hash(without_seed(result.config)), []).append(result)
+        known = result.origin.get("config") or config_hash(without_seed(result.config))
+        groups.setdefault(known, []).append(result)
     return [Group(tuple(sorted(g, key=lambda r: (split_of(r.config), r.results["seed"])))) for g in groups.values()]
 
 
@@ -74,30 +75,6 @@ def split_of(config: dict[str, Any]) -> int:
     """The number of the official split that a run trains on: 1 for "train1" or "train1_fit", 0 for none."""
     found = NUMBERED.match(config["data"].get("train", ""))
     return int(found[2]) if found else 0
-
-
-def without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """What runs of several seeds and official splits share. Few-shot choices go with them, and so does the number in what is
-    named after them: a column "teacher.3", a workdir "runs/self-ucf101-1-0". Where a result stands in the paper's tables does not
-    matter."""
-    own = {str(config["seed"]), str(split_of(config))}
-
-    def unnumbered(name: str) -> str:
-        return re.sub(r"(?<![^\W_])\d+(?![^\W_])", lambda number: "#" if number[0] in own else number[0], name)
-
-    def section(name: str, *named: str) -> dict[str, Any]:
-        return {k: unnumbered(v) if k in named and isinstance(v, str) else v for k, v in config.get(name, {}).items()}
-
-    def plain(split: str) -> str:
-        return NUMBERED.sub(r"\1", split)
-
-    data = {k: v for k, v in section("data", "teacher", "pseudo").items() if k != "subset_seed"}
-    data |= {k: plain(data[k]) for k in ("train", "val") if k in data}
-    data |= {"unlabelled": [plain(split) for split in data["unlabelled"]]} if "unlabelled" in data else {}
-    evals = {name: e | {"split": plain(e["split"])} for name, e in config.get("evals", {}).items()}
-    train = {k: v for k, v in section("train", "init").items() if k != "table"}
-    shared = {"data": data, "task": section("task", "teacher"), "evals": evals, "train": train}
-    return {k: v for k, v in config.items() if k != "seed"} | shared
 
 
 def text_of(summary: dict[str, float] | None, digits: int = 2) -> str:

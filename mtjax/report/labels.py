@@ -4,19 +4,17 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 
+from mtjax.data.origin import config_hash
 from mtjax.report import charts
-from mtjax.report.groups import Group, text_of, without_seed
+from mtjax.report.groups import Group, text_of
 from mtjax.report.page import Section, Table
-from mtjax.run.plain_config import config_hash
+from mtjax.run.provenance import without_labels, without_seed
 from mtjax.run.results import Result
 
-HOW_MANY = ("fraction", "k_shot", "shots")  # in the data section: whose labels are used
-LENGTH = ("steps", "epochs")  # in the train section: fewer clips may need more passes
 SEPARATORS = "-_./ "
 MIN_APART = 0.12  # of the axis, between two counts that are both written under it
 
@@ -48,15 +46,6 @@ class Series:
         return sorted({m for m in shared if m.startswith("test")} or shared)
 
 
-def without_labels(config: dict[str, Any]) -> dict[str, Any]:
-    """What the runs of one series share. Of the weights to begin with their path without its digits, which say seed or share
-    of labels (runs/self20-0, runs/self50-1); where a result stands in the paper's tables does not matter."""
-    shared = without_seed(config)
-    data = {k: v for k, v in shared["data"].items() if k not in HOW_MANY}
-    train = {k: v for k, v in shared["train"].items() if k not in LENGTH}
-    return shared | {"data": data, "train": train | {"init": re.sub(r"\d", "", train.get("init", ""))}}
-
-
 def find_series(runs: Sequence[Result]) -> list[Series]:
     """Series of at least two numbers of labels, in the order of their first runs; runs without a known number, or without
     labels, are in none."""
@@ -66,7 +55,8 @@ def find_series(runs: Sequence[Result]) -> list[Series]:
             data = run.config["data"]
             # Seeds of one share or number a class belong together, whatever their exact counts; lists have only that.
             setting = (data.get("fraction", 1.0), data.get("k_shot", 0), run.labelled if data.get("shots") else 0)
-            found.setdefault(config_hash(without_labels(run.config)), {}).setdefault(setting, []).append(run)
+            recipe = run.origin.get("recipe") or config_hash(without_labels(without_seed(run.config)))
+            found.setdefault(recipe, {}).setdefault(setting, []).append(run)
     out: list[Series] = []
     for settings in found.values():
         points = [Point(float(np.mean([r.labelled for r in of])), Group(tuple(of))) for of in settings.values()]
@@ -93,17 +83,14 @@ def sections(runs: Sequence[Result]) -> list[Section]:
         return []
     metrics = sorted({m for one in found for m in one.metrics}, key=lambda m: (m != "test/top1", m))
     notes = [
-        "Runs of one line differ in their seed and in how many labels they use (and in how long they train, and which of several "
-        "runs their first weights are from). Error bars are the standard deviation (of the sample) over seeds."
+        "Runs of one line differ in their seed and in how many labels they and what they are made from use (and in how long these "
+        "train). Error bars are the standard deviation (of the sample) over seeds."
     ]
     if unknown := sum(run.labelled is None for run in runs):
         notes.append(f"{unknown} run(s) did not note how many labels they used and are left out.")
     for one in found:
         if any(len({_choice(run) for run in p.group.runs}) < len(p.group.runs) for p in one.points):
-            notes.append(
-                f"{one.name}: some runs have seed and number of labels in common; is it really the seed that the digits of "
-                "their workdirs and of train.init say?"
-            )
+            notes.append(f"{one.name}: some runs have seed and number of labels in common.")
     table = Table(
         "Accuracy by number of labels (%)",
         ("series", "labelled clips", *metrics, "runs"),

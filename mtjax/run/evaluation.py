@@ -107,7 +107,7 @@ def check_overlap(experiment: Experiment, train_ids: list[str], split: str, allo
 def load(
     workdir: str | Path, *, step: str = "selected", overrides: dict[str, Any] | None = None, batch: int = 0
 ) -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta) of a trained workdir.
+    """(experiment, state, checkpoint meta and `workdir`) of a trained workdir.
 
     Args:
       step: "selected" (the best by `train.select`, else the latest), "latest", or a number.
@@ -137,4 +137,4 @@ def load(
         raise ConfigError(
             f"{workdir} was trained on classes {found[1]['class_names'][:5]} …, the dataset has {names[:5]} …"
         )
-    return experiment, *found
+    return experiment, found[0], found[1] | {"workdir": str(workdir)}

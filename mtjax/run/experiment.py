@@ -217,6 +217,24 @@ def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) ->
     return checkpoint.Checkpoints(where, keep=section.keep, best_mode=section.select_mode, read_only=read_only)
 
 
+def selected_checkpoint(workdir: Path, step: str = "selected") -> tuple[checkpoint.Checkpoints, int]:
+    """The checkpoints of a run, to be closed, and the step that "selected", "latest" or a number means.
+
+    Raises:
+      ConfigError: there is no run. checkpoint.NoGoodCheckpoint: there is no such step.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
+    section = Train(**from_json(path.read_text())["train"])
+    checkpoints = checkpoints_of(workdir, section, read_only=True)
+    best = checkpoints.best_step() if section.select and step == "selected" else None
+    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
+    if number not in checkpoints.steps():
+        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
+    return checkpoints, number
+
+
 def whole(section: Mapping[str, Any]) -> dict[str, Any]:
     """A `data` section that shows clips as this one does: every clip that the catalog has in a split, with the catalog's own
     labels, whatever was chosen, held out or labelled for training. Of joined modalities (`data.joined`) the student's."""
@@ -228,7 +246,7 @@ def whole(section: Mapping[str, Any]) -> dict[str, Any]:
 def load_without_data(
     workdir: Path, step: str = "selected", *, data: Mapping[str, Any] | None = None, batch: int = 0
 ) -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta) for prediction without labels: the dataset need not be on this machine.
+    """(experiment, state, checkpoint meta and `workdir`) for prediction without labels: the dataset need not be on this machine.
 
     Args:
       data: to predict a dataset, maybe another one: changes of the run's `data` section, which then is `whole`, e.g. the root.
@@ -238,16 +256,8 @@ def load_without_data(
     Raises:
       ConfigError, checkpoint.NoGoodCheckpoint; what `Data.check` raises of `data`.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
-    config = from_json(path.read_text())
-    select = config["train"].get("select")
-    checkpoints = checkpoints_of(workdir, Train(**config["train"]), read_only=True)
-    best = checkpoints.best_step() if select and step == "selected" else None
-    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
-    if number not in checkpoints.steps():
-        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
+    checkpoints, number = selected_checkpoint(workdir, step)
+    config = from_json((workdir / "config.json").read_text())
     config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
     if data is None:
         config["data"], batch = config["data"] | {"cache": "none"}, batch or jax.device_count()
@@ -260,4 +270,4 @@ def load_without_data(
     template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
     state, meta = checkpoints.restore(number, template)
     checkpoints.close()
-    return experiment, state, meta
+    return experiment, state, meta | {"workdir": str(workdir)}

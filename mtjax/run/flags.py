@@ -49,15 +49,28 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> tuple[dict[str, Any]
             "needs --config=FILE or --config=FILE:ARGUMENT, e.g. --config=configs/movt_mannequin.py; see --help"
         )
     _check_file(path if isinstance(path, str) else path[0])
+    words = ["mtjax", *argv]
     holder = config_flags.DEFINE_config_file(
-        "config", None, "FILE or FILE:ARGUMENT", values, lock_config=False, accept_new_attributes=True
+        "config", None, "FILE or FILE:ARGUMENT", values, lock_config=False, accept_new_attributes=True, sys_argv=words
     )
     try:
-        rest = values(["mtjax", *argv])
+        rest = values(words)
         config = plain(holder.value)  # a file that could not be loaded raises only when it is touched
     except Exception as e:  # ml_collections lets the config file's own exceptions and its KeyErrors through
         raise ConfigError(_innermost(e)) from None
     return config, rest[1:]
+
+
+def load(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain config of FILE or FILE:ARGUMENT with flags like "--config.train.steps=2".
+
+    Raises:
+      ConfigError: the file cannot be loaded, or a flag does not fit.
+    """
+    loaded, rest = parse([f"--config={config}", *overrides], define())
+    if rest:
+        raise ConfigError(f"--config={config}: unexpected arguments {rest}; settings are --config.a.b=value")
+    return loaded
 
 
 def usage(values: flags.FlagValues, doc: str) -> str:

@@ -1,6 +1,5 @@
 """Configs as plain values: to and from JSON, compared."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +45,3 @@ def refused_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict
     """The differences that would change what an exact resume computes."""
     free = tuple(f"{name}." for name in FREE_ON_RESUME)
     return {k: v for k, v in difference(before, now).items() if k not in FREE_ON_RESUME and not k.startswith(free)}
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -12,10 +12,11 @@ from absl import logging
 from mtjax import records
 from mtjax.compute.step import Asked, State
 from mtjax.data import column_writer, columns
+from mtjax.data.origin import SEAL, config_hash
 from mtjax.lookup import ConfigError
+from mtjax.run import provenance
 from mtjax.run.evaluation import predict_rows
 from mtjax.run.experiment import Experiment
-from mtjax.run.plain_config import config_hash
 
 # At most. A shard is held in memory while it is predicted, and a killed run predicts it again.
 RECORDS_PER_SHARD, SHARD_BYTES = 20_000, 64 << 20
@@ -58,16 +59,18 @@ def write_column(
     row_of = {data.catalog.clips[row].id: row for row in clips}
     outputs = _outputs(experiment, ask)
     schema = _clips_schema(outputs) if each_clip else _output_schema(outputs, fields, copies)
+    settings = {"splits": list(wanted), "copies": copies} | ({"ask": ask.__name__} if ask else {})
+    settings |= {"dense": data.dense} if each_clip and data.dense else {"views": data.views} if each_clip else {}
     spec = columns.Spec(
         name=name,
         schema=schema,
         num_shards=_num_shards(len(clips), copies, schema, outputs),
         producer="mtjax.predict",
-        parameters={"config": _values_hash(experiment, copies), "step": meta["step"], "splits": list(wanted)}
-        | {"copies": copies, "class_names": meta["class_names"]}
-        | ({"dense": data.dense} if each_clip and data.dense else {"views": data.views} if each_clip else {})
-        | ({"ask": ask.__name__} if ask else {}),
-        weights=meta["seal"][:16],
+        parameters={"config": _values_hash(experiment, copies), "step": meta["step"]}
+        | {"class_names": meta["class_names"]}
+        | settings,
+        weights=meta["seal"][:SEAL],
+        origin=provenance.of_prediction(meta, data, settings),
     )
     directory = column_writer.create(data.root, spec)
     for shard, ids in column_writer.pending(directory, spec, list(row_of)).items():
@@ -76,9 +79,9 @@ def write_column(
         if jax.process_index():
             continue
         with column_writer.shard_writer(directory, spec, shard, ids) as writer:
-            seen = [data.catalog.clips[row].id for row in views[0]["clip"]] if ids else []
-            _write_rows(writer, seen, views, schema)
-            for clip_id in sorted(set(ids) - set(seen)):
+            shown = [data.catalog.clips[row].id for row in views[0]["clip"]] if ids else []
+            _write_rows(writer, shown, views, schema)
+            for clip_id in sorted(set(ids) - set(shown)):
                 writer.fail(clip_id, "read", "damaged record")
         logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
     return column_writer.finish(directory) if not jax.process_index() else None

@@ -35,6 +35,11 @@ class Result:
         return self.results["scores"]
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """What it was made from (`mtjax.run.provenance`); {} for a run that did not note it."""
+        return self.results.get("origin", {})
+
+    @property
     def dataset(self) -> dict[str, str]:
         """`name` and `kind` ("" if its maker says none) of the dataset; the folder's name for a run that did not note it."""
         return self.results.get("dataset") or {"name": Path(self.config["data"]["root"]).name, "kind": ""}

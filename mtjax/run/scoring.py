@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mtjax.compute.distributed import Preemption
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
+from mtjax.data.origin import SEAL
 from mtjax.lookup import ConfigError
 from mtjax.run.evaluation import run_eval, save_rows
 from mtjax.run.experiment import Experiment, Train
@@ -71,8 +72,9 @@ def final(exp: Experiment, run: Run, log: MetricsLog, state: State, preemption: 
         scores |= numbers
         save_rows(run.workdir, name, rows)
     log.write(exp.total_steps, {k: v for k, v in scores.items() if k.split("/")[0] not in exp.train.watch})
+    origin = run.origin and run.origin | {"weights": run.checkpoints.read_meta(selected)["seal"][:SEAL]}
     if jax.process_index() == 0:
-        results = {"step": selected, **run.facts(), "scores": scores}
+        results = {"step": selected, **run.facts(), **({"origin": origin} if origin else {}), "scores": scores}
         write_atomically(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")
         print(f"checkpoint {selected}  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
     return scores

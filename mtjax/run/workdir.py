@@ -17,7 +17,7 @@ from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
 from mtjax.data.selection import overlap
 from mtjax.lookup import ConfigError
-from mtjax.run import checkpoint, complexity, initial_weights, plain_config
+from mtjax.run import checkpoint, complexity, initial_weights, plain_config, provenance
 from mtjax.run.experiment import Experiment, checkpoints_of
 
 
@@ -28,6 +28,7 @@ class Run:
         """Raises ConfigError when the workdir holds a run of another config and `config_may_change` is False."""
         self.exp, self.workdir = exp, workdir
         self.history: list[float] = []  # `train.select` at each evaluation so far
+        self.origin: dict[str, Any] = {}  # see `provenance`; known once the run has started
         self._data_may_change = data_may_change
         self._ids = [exp.data.catalog.clips[row].id for row in exp.data.training_clips()]
         self._packed_ids = checkpoint.pack_ids(sorted(set(self._ids)))
@@ -75,9 +76,14 @@ class Run:
         self._same_everywhere()
         found = self.checkpoints.restore_latest(self.template)
         if found is None:
+            self.origin = provenance.of_experiment(self.exp)
+            if jax.process_index() == 0:
+                begun = {"origin": self.origin, "fingerprint": self.exp.data.fingerprint}
+                write_atomically(self.workdir / "origin.json", json.dumps(begun, indent=1) + "\n")
             first = self.exp.program.init(initial_weights.initial_weights(self.exp))
             return first, 0, self.exp.total_steps > 0  # without training the first weights are what is watched
         state, meta = found
+        self.origin = meta.get("origin", {})
         changed = {k: (meta.get(k), v) for k, v in self.identity().items() if meta.get(k) != v}
         if changed and not self._data_may_change:
             shown = "; ".join(f"{k}: was {str(a)[:120]}, now {str(b)[:120]}" for k, (a, b) in changed.items())
@@ -114,13 +120,17 @@ class Run:
         columns = {
             c.spec.name: {"producer": c.spec.producer, "parameters": c.spec.parameters} for c in self.exp.data.columns
         }
-        meta = self.identity() | {
-            "train_ids": self._packed_ids,
-            "evaluated": evaluated,
-            "history": list(self.history),  # a copy: the save goes on while the next evaluation is added
-            "task": self.exp.task.outputs,
-            "columns": columns,
-        }
+        meta = (
+            self.identity()
+            | {
+                "train_ids": self._packed_ids,
+                "evaluated": evaluated,
+                "history": list(self.history),  # a copy: the save goes on while the next evaluation is added
+                "task": self.exp.task.outputs,
+                "columns": columns,
+            }
+            | ({"origin": self.origin} if self.origin else {})
+        )
         self.checkpoints.save(step, state, meta, metric=metric, wait=wait)
 
     def best(self) -> tuple[int, float] | None:

@@ -21,7 +21,7 @@ from mtjax.records import Feature
 from mtjax.report import __main__ as report
 from mtjax.report import attention as report_attention
 from mtjax.report import comparison, features, paper_tables
-from mtjax.report.groups import group_runs, without_seed
+from mtjax.report.groups import group_runs
 from mtjax.run.results import Result
 
 NAMES = ("jump", "run", "walk")
@@ -402,6 +402,7 @@ def finished(split: int, seed: int, top1: float, *, epochs: float = 120.0) -> Re
         },
     }
     facts = {"seed": seed, "params": 1, "gmacs": 1.0, "class_names": ["a"], "dataset": {"name": "ucf101", "kind": ""}}
+    facts["origin"] = {"config": f"tune for {epochs} epochs"}
     return Result(workdir, config, facts | {"scores": {"test/top1": top1}}, [])
 
 
@@ -429,13 +430,14 @@ def test_official_splits_are_one_row_and_its_spread_is_over_their_means():
     assert of("mf.t1", "Motion") == ["-", "-", "-", "-", "85.00 ± 7.07 (n=2)", "-"]
 
 
-def test_numbers_of_a_name_go_with_the_seed_only_where_they_are_the_seeds():
-    config = finished(1, 3, 0.0).config
-    config["data"] |= {"teacher": "mil_k2.ucf101.3", "pseudo": "pseudo.motion_20-3", "unlabelled": ("train1", "val")}
-    shared = without_seed(config)
-    assert shared["data"]["teacher"] == "mil_k2.ucf101.#" and shared["data"]["pseudo"] == "pseudo.motion_20-#"
-    assert shared["train"]["init"] == "runs/self-ucf101-#-#" and shared["data"]["unlabelled"] == ["train", "val"]
-    assert "seed" not in shared and "subset_seed" not in shared["data"]
+def test_a_run_without_an_origin_belongs_to_those_whose_config_names_the_same():
+    def old(split: int, seed: int, **data) -> Result:
+        run = finished(split, seed, 0.0)
+        config = run.config | {"data": run.config["data"] | data, "train": {"epochs": 1.0, "log_every": seed}}
+        return Result(run.workdir, config, {k: v for k, v in run.results.items() if k != "origin"}, [])
+
+    runs = [old(1, 1, teacher="teacher"), old(2, 2, teacher="teacher"), old(1, 1, teacher="teacher.1")]
+    assert [len(group.runs) for group in group_runs([*runs, old(1, 2, teacher="teacher.2")])] == [2, 1, 1]
 
 
 def test_every_table_says_its_datasets_for_all_columns_or_none():

@@ -19,12 +19,13 @@ def make_run(
     seed: int = 0,
     *,
     init: str = "",
+    recipe: str = "",
     scores=None,
     train=None,
     clips=None,
     **data,
 ) -> Result:
-    """A finished run, by hand. `labelled` None: of a time when it was not noted."""
+    """A finished run, by hand. `labelled` None: of a time when it was not noted. `recipe`: what it is made from, labels apart."""
     config = {
         "data": {"name": "rgb.Rgb", "root": "nowhere/d", "subset_seed": seed} | data,
         "evals": {"test": {"name": "top1.Top1", "split": "test"}},
@@ -34,6 +35,7 @@ def make_run(
     facts = {"seed": seed, "params": 1, "gmacs": 1.0, "class_names": ["a", "b"], "clips": {"test": 9, "train": clips}}
     facts |= {"scores": {"test/top1": score} if scores is None else scores}
     facts |= {} if labelled is None else {"labelled": labelled}
+    facts |= {"origin": {"config": f"{recipe} of {data}", "recipe": recipe}} if recipe else {}
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(config))
     (workdir / "results.json").write_text(json.dumps(facts))
@@ -61,7 +63,7 @@ def test_seeds_of_one_share_are_a_point_and_shares_a_line(tmp_path):
             runs.append(
                 make_run(
                     tmp_path / f"tuned{percent}-{seed}", labelled + 2 * seed, percent + 10.0 * seed, seed, fraction=share,
-                    init=f"runs/mf/self{percent}-{seed}", train=train,
+                    init=f"runs/mf/self{percent}-{seed}", recipe="self", train=train,
                 )
             )  # fmt: skip
     runs += [
@@ -102,18 +104,24 @@ def test_what_is_not_about_labels_is_another_line_or_none(tmp_path):
     assert labels.sections([one, make_run(tmp_path / "d50", 50, 2.0, fraction=0.5, init="runs/self")]) == []
     assert labels.sections([one, make_run(tmp_path / "e0", 0, 2.0, k_shot=1)]) == []  # a log axis has no 0
     assert labels.sections([one, make_run(tmp_path / "f", 50, 0, fraction=0.5, scores={"val/top1": 1.0})]) == []
-    # Digits of the path are not all of it.
+    # Without a known origin the first weights' name is all there is.
     runs = [
         make_run(tmp_path / f"g{n}-{kind}", n, 1.0, fraction=n / 100, init=f"runs/{kind}{n}")
         for n in (20, 50)
         for kind in "xy"
     ]
-    assert sorted(lines(runs)) == ["g", "g (2)"]
-
-
-def test_a_number_that_is_no_seed_is_told(tmp_path):
+    assert lines(runs) == {}
     runs = [
-        make_run(tmp_path / f"t-{n}-k{k}", n, float(k), fraction=n / 100, init=f"runs/k{k}")
+        make_run(tmp_path / f"h{n}-{kind}", n, 1.0, fraction=n / 100, init=f"runs/{kind}{n}", recipe=kind)
+        for n in (20, 50)
+        for kind in "xy"
+    ]
+    assert sorted(lines(runs)) == ["h", "h (2)"]
+
+
+def test_runs_of_equal_seed_are_told(tmp_path):
+    runs = [
+        make_run(tmp_path / f"t-{n}-k{k}", n, float(k), fraction=n / 100, init=f"runs/k{k}", recipe="k")
         for n in (20, 50)
         for k in (1, 3)
     ]
