@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import FAST_COMPILE, REPO, make_tracks_dataset, run_cli, tiny_config, write_config
+from conftest import FAST_COMPILE, REPO, make_tracks_dataset, run_cli, run_main, tiny_config, write_config
 
 from mtjax.run import checkpoint
 from mtjax.run.experiment import Experiment, Train
@@ -167,5 +167,5 @@ def test_all_checkpoints_damaged_stops_the_run(setting, tmp_path):
     shutil.copytree(whole, workdir)
     for step in (workdir / "checkpoints").iterdir():
         shutil.rmtree(step / "state", ignore_errors=True)
-    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={workdir}", **environment)
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={workdir}")
     assert done.returncode == 2 and "no checkpoint passes its checks" in done.stderr
