@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import os
 import platform
@@ -238,6 +239,7 @@ def run_main(module: str, *arguments: str, devices: int = 1, **environment: str)
     checked by its annotations. Of the 8 fake devices the command sees the first `devices`."""
     package = importlib.util.find_spec(module).submodule_search_locations is not None
     main = importlib.import_module(f"{module}.__main__" if package else module).main
+    takes_program = inspect.signature(main).parameters["argv"].default is inspect.Parameter.empty  # as absl wants it
     argv = list(map(str, arguments))
     seen = jax.devices()[:devices]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -257,7 +259,7 @@ def run_main(module: str, *arguments: str, devices: int = 1, **environment: str)
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:
-            status = main([module, *argv] if module == "mtjax.train" else argv)
+            status = main([module, *argv] if takes_program else argv)
         except SystemExit as e:
             status = e.code
         except Exception:

@@ -162,7 +162,7 @@ def test_another_mesh_continues_with_the_same_batches(setting, tmp_path):
 def test_all_checkpoints_damaged_stops_the_run(setting, tmp_path):
     import shutil
 
-    file, whole, environment = setting
+    file, whole, _ = setting
     workdir = tmp_path / "run"
     shutil.copytree(whole, workdir)
     for step in (workdir / "checkpoints").iterdir():
