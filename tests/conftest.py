@@ -1,23 +1,47 @@
 """Strict by default: 8 fake devices, no silent dtype promotion, every shape annotation of mtjax enforced."""
 
-import atexit
+import contextlib
+import importlib.util
+import inspect
 import io
 import os
-import shutil
+import platform
+import signal
 import subprocess
 import sys
-import tempfile
+import time
+import traceback
+import zlib
 from pathlib import Path
 
-# Compiling dominates these tests and their arrays are tiny: compile fast, and once for all processes of a session.
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-CACHE = tempfile.mkdtemp(prefix="mtjax-tests-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / "shared"
+
+# Compiling dominates these tests and their arrays are tiny. Without XLA's fusion emitters it takes a third of the time.
+FAST_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+
+
+def compilation_cache() -> Path:
+    """The folder of compiled programs that all processes and sessions share. A program's key holds its text, the versions of
+    JAX and XLA, and the flags: nothing stale is ever found. Code for one kind of processor may not run on another, and
+    several machines may see one checkout: each kind has a folder.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    kind = "".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))} or lines[:1])
+    )
+    return REPO / ".pytest_cache" / "jax" / f"{platform.machine()}-{zlib.crc32(kind.encode()):08x}"
+
+
+CACHE, CACHE_DAYS = compilation_cache(), 14
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": FAST_COMPILE,
-    "JAX_COMPILATION_CACHE_DIR": CACHE,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
 
 import jax
@@ -32,6 +56,7 @@ jaxtyping.install_import_hook("mtjax", "beartype.beartype")
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 from jax.sharding import AxisType
 from PIL import Image
 
@@ -46,8 +71,13 @@ from mtjax.run.workdir import Run
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 
-REPO = Path(__file__).parents[1]
-SHARED = REPO.parent / "shared"
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forgets compiled programs of long ago, once a session."""
+    if not hasattr(config, "workerinput") and CACHE.exists():
+        for program in CACHE.iterdir():
+            if time.time() - program.stat().st_mtime > CACHE_DAYS * 86400:
+                program.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -204,6 +234,43 @@ def one_device():
         yield mesh
 
 
+def run_main(module: str, *arguments: str, devices: int = 1, **environment: str) -> subprocess.CompletedProcess:
+    """What `run_cli("-m", MODULE, …)` returns, from the module's `main` in this process: nothing is imported anew, and `mtjax` is
+    checked by its annotations. Of the 8 fake devices the command sees the first `devices`."""
+    package = importlib.util.find_spec(module).submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
+    takes_program = inspect.signature(main).parameters["argv"].default is inspect.Parameter.empty  # as absl wants it
+    argv = list(map(str, arguments))
+    seen = jax.devices()[:devices]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name in ("devices", "local_devices"):
+            patch.setattr(jax, name, lambda *_, **__: seen)
+        patch.setattr(jax, "device_count", lambda *_: devices)
+        make_mesh = jax.make_mesh
+        patch.setattr(jax, "make_mesh", lambda *a, **k: make_mesh(*a, **{"devices": seen} | k))
+        patch.chdir(REPO)
+        patch.setattr(sys, "argv", [module, *argv])  # ml_collections reads overrides there
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        stack.enter_context(flagsaver.flagsaver())
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        try:
+            status = main([module, *argv] if takes_program else argv)
+        except SystemExit as e:
+            status = e.code
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return subprocess.CompletedProcess([module, *argv], status or 0, out.getvalue(), err.getvalue())
+
+
 def write_config(path: Path, config: dict) -> Path:
     """A config file for the real command line."""
     path.write_text(
@@ -213,7 +280,8 @@ def write_config(path: Path, config: dict) -> Path:
 
 
 def run_cli(*arguments: str, devices: int = 1, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
-    """`python ARGUMENTS` from the repository's root, on `devices` fake devices."""
+    """`python ARGUMENTS` from the repository's root, on `devices` fake devices. Imports alone take seconds: where the process is
+    not the point there is `run_main`."""
     flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": flags} | environment
     return subprocess.run(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tracks_dataset, run_cli, tiny_config, write_config
+from conftest import make_tracks_dataset, run_main, tiny_config, write_config
 
 from mtjax.data import columns
 
@@ -35,7 +35,7 @@ def workdir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("predict")
     root = make_tracks_dataset(folder / "data")
     file = write_config(folder / "config.py", tiny_config(root, train__epochs=2.0))
-    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={folder / 'run'}")
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={folder / 'run'}")
     assert done.returncode == 0, done.stderr[-2000:]
     shutil.rmtree(root)
     return folder / "run"
@@ -45,7 +45,7 @@ def test_raw_videos_become_json_and_overlays_and_a_bad_one_is_reported(workdir, 
     good = write_video(tmp_path / "square moves.mp4")
     bad = tmp_path / "bad.mp4"
     bad.write_text("not a video")
-    done = run_cli("-m", "mtjax.predict", workdir, good, bad, f"--out={tmp_path / 'out'}", "--top=2")
+    done = run_main("mtjax.predict", workdir, good, bad, f"--out={tmp_path / 'out'}", "--top=2")
     assert done.returncode == 3, done.stderr[-2000:]
     first, second = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     assert [p["label"].startswith("direction_") for p in first["predictions"]] == [True, True]
@@ -69,7 +69,7 @@ def test_a_run_on_frames_predicts_raw_videos_from_frames(tmp_path):
         ("preprocessing.catalog", "folder", tmp_path / "videos", root),
         ("preprocessing.extract", "frames", root, "--frames=5", "--short_side=24", "--quality=80"),
     ):
-        done = run_cli("-m", *command)
+        done = run_main(*command)
         assert done.returncode == 0, done.stderr[-2000:]
     config = tiny_config(root, train__steps=2, train__batch=4, evals={}, task__name="classify.Classify")
     config["data"] = {
@@ -80,14 +80,14 @@ def test_a_run_on_frames_predicts_raw_videos_from_frames(tmp_path):
         "mit_heads": 2,
     }  # fmt: skip
     file = write_config(tmp_path / "config.py", config)
-    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr[-2000:]
-    done = run_cli("-m", "mtjax.predict", tmp_path / "run", "--column=video.probs", "--fields=probs")
+    done = run_main("mtjax.predict", tmp_path / "run", "--column=video.probs", "--fields=probs")
     assert done.returncode == 0, done.stderr[-2000:]
     column = columns.Column(root, "video.probs")
     expected = column.read(column.rows(["class_1/3"]))[0]["probs"]
     shutil.rmtree(root)
-    done = run_cli("-m", "mtjax.predict", tmp_path / "run", tmp_path / "videos" / "class_1" / "3.mp4")
+    done = run_main("mtjax.predict", tmp_path / "run", tmp_path / "videos" / "class_1" / "3.mp4")
     assert done.returncode == 0, done.stderr[-2000:]
     predicted = {p["label"]: p["probability"] for p in json.loads(done.stdout.splitlines()[-1])["predictions"]}
     # The cache on the device is scaled before it is cut, so that pixels at the edge of the square differ a little.
@@ -96,7 +96,7 @@ def test_a_run_on_frames_predicts_raw_videos_from_frames(tmp_path):
 
 def test_wrong_workdirs_and_steps_are_one_line(workdir, tmp_path):
     video = write_video(tmp_path / "a.mp4", frames=3)
-    done = run_cli("-m", "mtjax.predict", tmp_path, video)
+    done = run_main("mtjax.predict", tmp_path, video)
     assert done.returncode == 2 and "no config.json" in done.stderr
-    done = run_cli("-m", "mtjax.predict", workdir, video, "--step=77")
+    done = run_main("mtjax.predict", workdir, video, "--step=77")
     assert done.returncode == 2 and "no step 77" in done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tracks_dataset, run_cli, tiny_config, write_config
+from conftest import make_tracks_dataset, run_cli, run_main, tiny_config, write_config
 
 from mtjax import lookup
 from mtjax.compute import optim
@@ -62,26 +62,26 @@ def test_tensorboard_reads_back_what_was_logged(trained):
 def test_checkpoints_may_lie_elsewhere(dataset, tmp_path):
     file = write_config(tmp_path / "config.py", tiny_config(dataset))
     where = tmp_path / "bucket" / "run"
-    command = ["-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]
-    done = run_cli(*command, f"--config.train.checkpoints={where}")
+    command = ["mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]
+    done = run_main(*command, f"--config.train.checkpoints={where}")
     assert done.returncode == 0, done.stderr[-2000:]
     assert any(p.name.isdigit() for p in where.iterdir()) and not (tmp_path / "run" / "checkpoints").exists()
-    assert run_cli("-m", "mtjax.evaluate", tmp_path / "run", "--evals=test").returncode == 0
+    assert run_main("mtjax.evaluate", tmp_path / "run", "--evals=test").returncode == 0
 
 
 def test_running_again_only_prints_the_result(trained):
     workdir, file, _ = trained
     before = json.loads((workdir / "results.json").read_text())["scores"]
-    again = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={workdir}")
+    again = run_main("mtjax.train", f"--config={file}", f"--workdir={workdir}")
     assert again.returncode == 0 and "resuming" in again.stdout
     assert json.loads((workdir / "results.json").read_text())["scores"] == before
 
 
 def test_a_changed_config_is_refused_with_the_difference(trained):
     workdir, file, _ = trained
-    changed = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={workdir}", "--config.optimizer.lr=0.5")
+    changed = run_main("mtjax.train", f"--config={file}", f"--workdir={workdir}", "--config.optimizer.lr=0.5")
     assert changed.returncode == 2 and "optimizer.lr: was 0.003, now 0.5" in changed.stderr
-    free = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={workdir}", "--config.train.log_every=7")
+    free = run_main("mtjax.train", f"--config={file}", f"--workdir={workdir}", "--config.train.log_every=7")
     assert free.returncode == 0
 
 
@@ -91,32 +91,30 @@ def test_a_changed_dataset_is_refused(trained, tmp_path):
     workdir, file, _ = trained
     shutil.copytree(workdir, tmp_path / "run")
     other = make_tracks_dataset(tmp_path / "other", seed=1)
-    done = run_cli(
-        "-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", f"--config.data.root={other}"
-    )
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", f"--config.data.root={other}")
     assert done.returncode == 2 and "the data changed since step" in done.stderr and "fingerprint" in done.stderr
 
 
 def test_evaluate_agrees_with_training_and_refuses_what_was_trained_on(trained):
     workdir, _, _ = trained
     scores = json.loads((workdir / "results.json").read_text())["scores"]
-    done = run_cli("-m", "mtjax.evaluate", workdir, "--evals=test")
+    done = run_main("mtjax.evaluate", workdir, "--evals=test")
     found = json.loads(done.stdout)
     assert found["test/top1"] == pytest.approx(scores["test/top1"]) and found["test/n"] == 16
-    refused = run_cli("-m", "mtjax.evaluate", workdir, "--evals=test", "--split=train")
+    refused = run_main("mtjax.evaluate", workdir, "--evals=test", "--split=train")
     assert refused.returncode == 2 and "were trained on" in refused.stderr
-    allowed = run_cli("-m", "mtjax.evaluate", workdir, "--evals=test", "--split=train", "--allow_overlap")
+    allowed = run_main("mtjax.evaluate", workdir, "--evals=test", "--split=train", "--allow_overlap")
     assert json.loads(allowed.stdout)["test/overlap"] == 24
 
 
 def test_report_prints_ours_beside_the_papers_and_writes_one_page(trained):
     workdir, _, _ = trained
-    done = run_cli("-m", "mtjax.report", workdir, "--table=mt.t1", COLUMNS="200")
+    done = run_main("mtjax.report", workdir, "--table=mt.t1", COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "70.01" in done.stdout and "VideoMAE-small 1 frame" in done.stdout
     page = (workdir / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 5 and "direction_3" in page and "http" not in page
-    wrong = run_cli("-m", "mtjax.report", workdir, "--table=mt.t99")
+    wrong = run_main("mtjax.report", workdir, "--table=mt.t99")
     assert wrong.returncode == 2 and "mt.t1" in wrong.stderr
 
 
@@ -124,14 +122,14 @@ def test_predict_writes_a_column_that_others_can_read(trained):
     from mtjax.data.columns import Column
 
     workdir, _, _ = trained
-    done = run_cli("-m", "mtjax.predict", workdir, "--column=movt.probs", "--splits=test", "--fields=probs,embedding")
+    done = run_main("mtjax.predict", workdir, "--column=movt.probs", "--splits=test", "--fields=probs,embedding")
     assert done.returncode == 0, done.stderr
     root = json.loads((workdir / "config.json").read_text())["data"]["root"]
     column = Column(root, "movt.probs")
     assert len(column) == 16 and column.spec.weights
     values = column.read([0])[0]
     assert values["probs"].shape == (4,) and values["probs"].sum() == pytest.approx(1, abs=1e-5)
-    again = run_cli("-m", "mtjax.predict", workdir, "--column=movt.probs", "--splits=test", "--fields=nonsense")
+    again = run_main("mtjax.predict", workdir, "--column=movt.probs", "--splits=test", "--fields=nonsense")
     assert again.returncode == 2 and "nonsense" in again.stderr
 
 
@@ -139,7 +137,7 @@ def test_an_export_needs_only_jax_and_gives_what_evaluation_gave(trained):
     from mtjax.run.evaluation import load
 
     workdir, _, _ = trained
-    done = run_cli("-m", "mtjax.export", workdir)
+    done = run_main("mtjax.export", workdir)
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads((workdir / "model.json").read_text())
     assert facts["inputs"]["tracks"]["shape"][0] == "b" and facts["outputs"]["probs"]["shape"] == ["b", 4]
@@ -156,7 +154,7 @@ def test_an_export_needs_only_jax_and_gives_what_evaluation_gave(trained):
     called = run_cli("-c", alone)
     assert called.returncode == 0, called.stderr[-2000:]
     np.testing.assert_allclose(np.load(workdir / "probs.npy"), rows["probs"][:5], atol=1e-5)
-    wrong = run_cli("-m", "mtjax.export", workdir, "--step=7777")
+    wrong = run_main("mtjax.export", workdir, "--step=7777")
     assert wrong.returncode == 2 and "no step 7777" in wrong.stderr
 
 
@@ -179,21 +177,16 @@ MISTAKES = [
 
 
 def test_mistakes_are_one_line_and_exit_2(dataset, tmp_path):
-    """All in one process pool would hide exit codes; the cheap ones run against the parser in-process."""
     file = write_config(tmp_path / "config.py", tiny_config(dataset))
-    script = "\n".join([
-        "import subprocess, sys, json",
-        "from concurrent.futures import ThreadPoolExecutor",
-        f"runs = {[arguments for arguments, _ in MISTAKES]!r}",
-        f"base = [sys.executable, '-m', 'mtjax.train', '--config={file}', '--workdir={tmp_path / 'run'}']",
-        "done = list(ThreadPoolExecutor(2).map(lambda a: subprocess.run(base + a, capture_output=True, text=True), runs))",
-        "print(json.dumps([[d.returncode, d.stderr] for d in done]))",
-    ])  # fmt: skip
-    found = json.loads(run_cli("-c", script, devices=2).stdout)
-    for (arguments, expected), (code, stderr) in zip(MISTAKES, found, strict=True):
-        lines = [line for line in stderr.splitlines() if line.startswith("mtjax:")]
-        assert code == 2 and len(lines) == 1 and expected in lines[0], (arguments, code, stderr[-500:])
-        assert "Traceback" not in stderr, arguments
+    for arguments, expected in MISTAKES:
+        done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", *arguments, devices=2)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("mtjax:")]
+        assert done.returncode == 2 and len(lines) == 1 and expected in lines[0], (
+            arguments,
+            done.returncode,
+            done.stderr[-500:],
+        )
+        assert "Traceback" not in done.stderr, arguments
     assert not (tmp_path / "run" / "checkpoints" / "0").exists()
 
 
@@ -204,7 +197,7 @@ def test_missing_config_file_is_one_line(tmp_path):
 
 def test_dry_run_needs_no_dataset(tmp_path):
     file = write_config(tmp_path / "config.py", tiny_config("/nowhere", task__num_classes=7))
-    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--dry_run", devices=4)
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--dry_run", devices=4)
     assert done.returncode == 0, done.stderr
     for word in ("parameters", "GMAC a clip", "2 per device", "memory"):
         assert word in done.stdout
@@ -258,7 +251,7 @@ def test_regression_runs_end_to_end(dataset, tmp_path):
         train={"batch": 8, "epochs": 3.0, "watch": ("test",), "log_every": 5},
     )
     file = write_config(tmp_path / "config.py", config)
-    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr[-2000:]
     scores = json.loads((Path(tmp_path) / "run" / "results.json").read_text())["scores"]
     assert {"test/r_label", "test/r_number", "test/loss", "test/n"} == set(scores)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import run_cli
+from conftest import run_main
 from flax import nnx
 from safetensors.numpy import load_file
 
@@ -97,8 +97,8 @@ def test_each_vision_layer_agrees(folders):
 @pytest.mark.parametrize("kind", KINDS)
 def test_converting_and_back_loses_nothing(kind, folders, tmp_path):
     folder, reference = folders[kind]
-    assert run_cli("-m", "mtjax.convert", kind, folder, tmp_path / "ours").returncode == 0
-    done = run_cli("-m", "mtjax.convert", kind, tmp_path / "ours", tmp_path / "back.safetensors", "--back")
+    assert run_main("mtjax.convert", kind, folder, tmp_path / "ours").returncode == 0
+    done = run_main("mtjax.convert", kind, tmp_path / "ours", tmp_path / "back.safetensors", "--back")
     assert done.returncode == 0, done.stderr
     back = load_file(tmp_path / "back.safetensors")
     expected = {k: v.numpy() for k, v in reference.state_dict().items() if not k.endswith("position_ids")}

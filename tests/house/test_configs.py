@@ -4,12 +4,11 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPO, image_bytes, run_cli
+from conftest import REPO, image_bytes, run_main
 
 from mtjax import lookup, records
 from mtjax.data import column_writer, columns
@@ -92,24 +91,18 @@ def test_there_are_configs():
     assert len(CONFIGS) >= 6
 
 
-def test_every_config_runs_two_steps(tmp_path):
-    def run(name: str):
-        config = plain(importlib.import_module(f"configs.{name}").get_config())
-        dataset_for(config, tmp_path / name)
-        holdout = ("data.holdout=0.3",) if config["data"].get("holdout") else ()
-        small = [f"model.{setting}" for setting in SHRUNKEN[config["model"]["name"]]]
-        small += [f"data.{setting}" for setting in SHRUNKEN_DATA.get(config["data"]["name"], ())]
-        flags = [f"--config.{setting}" for setting in (*TWO_STEPS, *small, *holdout, f"data.root={tmp_path / name}")]
-        return run_cli(
-            "-m", "mtjax.train", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'runs' / name}", *flags
-        )
-
-    with ThreadPoolExecutor(2) as pool:
-        finished = dict(zip(CONFIGS, pool.map(run, CONFIGS), strict=True))
-    for name, done in finished.items():
-        assert done.returncode == 0, f"{name}: {done.stderr[-1500:]}"
-        results = json.loads((tmp_path / "runs" / name / "results.json").read_text())
-        assert any(k.startswith("test") for k in results["scores"]), name
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_runs_two_steps(name, tmp_path):
+    config = plain(importlib.import_module(f"configs.{name}").get_config())
+    dataset_for(config, tmp_path / name)
+    holdout = ("data.holdout=0.3",) if config["data"].get("holdout") else ()
+    small = [f"model.{setting}" for setting in SHRUNKEN[config["model"]["name"]]]
+    small += [f"data.{setting}" for setting in SHRUNKEN_DATA.get(config["data"]["name"], ())]
+    flags = [f"--config.{setting}" for setting in (*TWO_STEPS, *small, *holdout, f"data.root={tmp_path / name}")]
+    done = run_main("mtjax.train", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'run'}", *flags)
+    assert done.returncode == 0, done.stderr[-1500:]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert any(k.startswith("test") for k in results["scores"])
 
 
 MOTIONFIT = importlib.import_module("configs.motionfit")

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import config_of, image_bytes, make_dataset, run_cli, train_here
+from conftest import config_of, image_bytes, make_dataset, run_main, train_here
 from flax import nnx
 from jax import lax
 from safetensors.numpy import load_file, save_file
@@ -594,9 +594,9 @@ def test_converting_and_back_loses_nothing(peer, suffix, tmp_path):
 
 def test_the_command_converts_and_load_gives_logits(tmp_path):
     save_file(published("r2plus1d"), tmp_path / "theirs.safetensors")
-    done = run_cli("-m", "mtjax.convert", "r2plus1d", tmp_path / "theirs.safetensors", tmp_path / "ours")
+    done = run_main("mtjax.convert", "r2plus1d", tmp_path / "theirs.safetensors", tmp_path / "ours")
     assert done.returncode == 0, done.stderr
-    done = run_cli("-m", "mtjax.convert", "r2plus1d", tmp_path / "ours", tmp_path / "back.safetensors", "--back")
+    done = run_main("mtjax.convert", "r2plus1d", tmp_path / "ours", tmp_path / "back.safetensors", "--back")
     assert done.returncode == 0, done.stderr
     assert load_file(tmp_path / "back.safetensors").keys() == published("r2plus1d").keys()
     model = convert.load("r2plus1d", tmp_path / "ours", frozen=("stem",))

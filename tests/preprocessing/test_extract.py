@@ -22,6 +22,8 @@ from preprocessing.extraction.shards import Decoding, Failure, extract_shard
 from preprocessing.extractors import tracks
 from preprocessing.videos.video_file import VideoError
 
+pytestmark = pytest.mark.core
+
 REPOSITORY = Path(__file__).parents[2]
 REAL = Path(__file__).parents[3] / "shared" / "data" / "videos"
 

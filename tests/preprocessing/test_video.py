@@ -14,6 +14,8 @@ from preprocessing.videos.decoder import Decoder
 from preprocessing.videos.video import decode
 from preprocessing.videos.video_file import Limits, VideoError
 
+pytestmark = pytest.mark.core
+
 STEP = 4  # between the grey levels of consecutive frames; compression moves a mean by less than 1
 
 

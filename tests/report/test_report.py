@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tracks_dataset, run_cli
+from conftest import make_tracks_dataset, run_main
 from PIL import Image
 
 from mtjax.data import catalog, columns
@@ -476,7 +476,7 @@ def test_one_page_holds_everything(tmp_path, capsys):
 
 def test_a_mistake_is_one_line(tmp_path):
     run = make_run(tmp_path / "run", make_dataset(tmp_path / "data"), truth())
-    done = run_cli("-m", "mtjax.report", run.workdir, "--features=absent")
+    done = run_main("mtjax.report", run.workdir, "--features=absent")
     assert done.returncode == 2 and "absent" in done.stderr and "Traceback" not in done.stderr
     assert not (run.workdir / "report.html").exists()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import image_bytes, make_dataset, run_cli
+from conftest import image_bytes, make_dataset, run_main
 
 from mtjax.clusters import pseudo_labels
 from mtjax.data import column_writer
@@ -220,7 +220,7 @@ def test_the_command(tmp_path):
     page = (workdir / "report.html").read_text()
     assert "<h2>Clusters, pseudo.a</h2>" in page and page.count('alt="cluster 000') == 2
     (workdir / "report.html").unlink()
-    done = run_cli("-m", "mtjax.report", workdir, "--clusters=frames")
+    done = run_main("mtjax.report", workdir, "--clusters=frames")
     assert (
         done.returncode == 2
         and done.stderr.startswith("mtjax: --clusters: 'frames'")

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from mtjax.compute import sharding
 from mtjax.run.checkpoint import Checkpoints, NoGoodCheckpoint, checksums, pack_ids, unpack_ids
 
+pytestmark = pytest.mark.core
 REPLICATED = P()
 
 

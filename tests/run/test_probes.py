@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import config_of, make_dataset, run_cli, train_here, write_config
+from conftest import config_of, make_dataset, run_main, train_here, write_config
 from sklearn.linear_model import LogisticRegression
 
 from mtjax import lookup, records
@@ -110,7 +110,7 @@ def test_lbfgs_refuses_what_it_does_not_use(probe_root):
 
 def test_features_of_another_width_are_refused_before_training(probe_root, tmp_path):
     file = write_config(tmp_path / "config.py", probe(probe_root))
-    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.model.width=7")
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.model.width=7")
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
     assert f"mtjax: config.model.width=7, but the column's features have {WIDTH}" in done.stderr
 

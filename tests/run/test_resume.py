@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import FAST_COMPILE, REPO, make_tracks_dataset, run_cli, tiny_config, write_config
+from conftest import FAST_COMPILE, REPO, make_tracks_dataset, run_cli, run_main, tiny_config, write_config
 
 from mtjax.run import checkpoint
 from mtjax.run.experiment import Experiment, Train
@@ -162,10 +162,10 @@ def test_another_mesh_continues_with_the_same_batches(setting, tmp_path):
 def test_all_checkpoints_damaged_stops_the_run(setting, tmp_path):
     import shutil
 
-    file, whole, environment = setting
+    file, whole, _ = setting
     workdir = tmp_path / "run"
     shutil.copytree(whole, workdir)
     for step in (workdir / "checkpoints").iterdir():
         shutil.rmtree(step / "state", ignore_errors=True)
-    done = run_cli("-m", "mtjax.train", f"--config={file}", f"--workdir={workdir}", **environment)
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={workdir}")
     assert done.returncode == 2 and "no checkpoint passes its checks" in done.stderr
