@@ -1,7 +1,8 @@
 """Makes a dataset from annotation files: `mtjax catalog KIND SRC OUT`.
 
 KIND and its SRC:
-  folder          the folder of class folders: SRC/<class>/<video>, or SRC/<train|val|test>/<class>/<video>
+  folder          the folder of class folders: SRC/<class>/<video>, or SRC/<train|val|test>/<class>/<video>; a clip may
+                  also be a folder of images
   csv             a .csv with a header or a .jsonl: path, label, split, group, start_s, end_s, target:<name>
   ucf101          the folder of classInd.txt, trainlist0?.txt and testlist0?.txt
   hmdb51          the folder of <class>_test_split?.txt
@@ -23,10 +24,8 @@ from collections import Counter
 from pathlib import Path
 
 from mtjax.command import arguments, shell
-from mtjax.data import summary
+from mtjax.data import column_writer, columns, summary
 from mtjax.data.catalog import Catalog, CatalogError
-from mtjax.data.column_writer import write_column
-from mtjax.data.columns import list_columns
 from mtjax.data.files import write_atomically
 from mtjax.data.inspection import split_overlaps
 from preprocessing.annotations import folder, kinetics, motion_npz, table, twentybn, ucf_hmdb
@@ -104,16 +103,19 @@ def _run(args: argparse.Namespace) -> None:
     listing = parse(source)
     listing.notices += _count_notices(args.kind, listing)
     missing = _locate(args, listing)
+    listing.notices += _class_notices(listing)
     info = {"kind": args.kind, "source": os.path.abspath(source), **listing.info}
     catalog = Catalog(root, name, args.version, tuple(listing.class_names), tuple(listing.clips), info)
     _check_replaceable(catalog, args.overwrite)
+    for spec, _ in listing.columns if not args.overwrite else ():
+        column_writer.refuse_other(columns.column_dir(root, spec.name), spec)
     catalog.save()
     if missing:
         write_atomically(root / "missing.txt", "".join(f"{path}\n" for path in missing))
     else:
         (root / "missing.txt").unlink(missing_ok=True)
     for spec, values in listing.columns:
-        write_column(root, spec, values, overwrite=args.overwrite)
+        column_writer.write_column(root, spec, values, overwrite=args.overwrite)
     _report(catalog, listing)
 
 
@@ -129,10 +131,12 @@ def _locate(args: argparse.Namespace, listing: Listing) -> list[str]:
     if args.kind == "motion-npz":
         raise CatalogError("--videos: a motion-npz archive does not name its videos")
     wanted = {c.id: c.path for c in listing.clips}
-    listing.clips, lost = locate(listing.clips, Path(videos), by_name=args.kind in RENAMED)
+    listing.clips, lost = locate(
+        listing.clips, Path(videos), by_name=args.kind in RENAMED, fold_case=args.kind != "kinetics"
+    )
     missing = sorted({c.path for c in lost})
     moved = sum(wanted[c.id] != c.path for c in listing.clips)
-    elsewhere = f", {moved} of them in another folder or encoding" if moved else ""
+    elsewhere = f", {moved} of them in another folder, encoding or spelling" if moved else ""
     listing.notices.append(f"{len(listing.clips)} of {len(wanted)} clips have their video below {videos}{elsewhere}")
     if not missing:
         return []
@@ -150,15 +154,32 @@ def _count_notices(kind: str, listing: Listing) -> list[str]:
     for split, official in OFFICIAL_CLIPS.get(kind, {}).items():
         if counts[split] != official:
             notices.append(f"split {split!r} has {counts[split]} clips, the official list {official}")
+    return notices
+
+
+def _class_notices(listing: Listing) -> list[str]:
+    """Classes that have no clip left, at all or in a split in which others have some; of the clips that are kept."""
+    notices = []
+    labels: dict[str, set[str]] = {}
+    for clip in listing.clips:
+        for split in clip.splits:
+            labels.setdefault(split, set()).add(clip.label)
+    known = set().union(*labels.values()) - {""}
+    if empty := [name for name in listing.class_names if name not in known]:
+        notices.append(f"{len(empty)} of {len(listing.class_names)} classes have no clip: {empty[:10]}")
+    for split, there in sorted(labels.items()):
+        # A split without labels is a test set of the kind that is not published.
+        if not split.startswith("train") and there - {""} and (lacking := sorted(known - there)):
+            notices.append(f"{len(lacking)} classes have no clip in split {split!r}: {lacking[:10]}")
     trained = {c.label for c in listing.clips if any(s.startswith("train") for s in c.splits)}
-    if unseen := sorted({c.label for c in listing.clips} - trained - {""}):
+    if unseen := sorted(known - trained):
         notices.append(f"{len(unseen)} classes have no training clip: {unseen[:10]}")
     return notices
 
 
 def _check_replaceable(catalog: Catalog, overwrite: bool) -> None:
     """Columns are joined by clip id, so the catalog below them does not change unasked."""
-    if overwrite or not list_columns(catalog.root):
+    if overwrite or not columns.list_columns(catalog.root):
         return
     there = Catalog.load(catalog.root)
     if there.fingerprint != catalog.fingerprint:

@@ -5,6 +5,7 @@
     mtjax extract frames ROOT --short_side=256 --frames=32
     mtjax extract flow ROOT --method=tvl1
 
+A clip may also be a folder of images, as Jester is published; its frame rate is the catalog's `fps` or `--image_fps`.
 Where no clip has a video, the images of the column `frames` are taken in its place; `--from` names another column.
 
 Stop it at any time: the same command does only what is left. On several machines, `--shard=0/4` ... `--shard=3/4` each
@@ -13,6 +14,7 @@ than `--max_failures` allows; all else is written all the same.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,6 +111,8 @@ def _common() -> argparse.ArgumentParser:
     add("--max_failures", type=_failures, default="0", metavar="N|P%", help="exit with 3 above this many failed clips")
     add("--retry_failures", action="store_true", help="extract shards with failures again")
     add("--allow_partial", action="store_true", help="of a damaged video use what precedes the damage, and mark it")
+    add("--image_fps", type=float, default=0.0, help="of clips that are folders of images; 0: the catalog's fps")
+    add("--allow_links", action="store_true", help="videos may be links to files outside of the folder of the videos")
     add("--timeout_s", type=float, default=120.0, help="for decoding one video; 0 disables")
     for name, value in vars(Limits()).items():
         add(f"--{name}", type=type(value), default=value, help=f"default {value}; 0 disables")
@@ -236,7 +240,10 @@ def _source(args: argparse.Namespace) -> Source:
         args.images = IMAGES
     if args.images:
         return StoredFrames(columns.Column(args.root, args.images), limits)
-    return Decoding(_videos(args, catalog.info), limits, args.allow_partial, args.timeout_s)
+    if not (math.isfinite(args.image_fps) and args.image_fps >= 0):
+        raise InputError(f"--image_fps={args.image_fps}: must be a number of at least 0")
+    videos = _videos(args, catalog.info)
+    return Decoding(videos, limits, args.allow_partial, args.timeout_s, args.image_fps, args.allow_links)
 
 
 def _videos(args: argparse.Namespace, info: Mapping[str, Any]) -> Path:

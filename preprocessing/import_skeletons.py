@@ -13,6 +13,8 @@ Exit status 3: more clips have no record than `--max_failures` allows; all else 
 """
 
 import argparse
+import dataclasses
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +48,7 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--name", required=True, help="of the column, e.g. pose.hrnet")
     parser.add_argument("--licence", default="", help="of the skeletons, to be recorded")
     parser.add_argument("--overwrite", action="store_true", help="replace a column of this name")
+    parser.add_argument("--size", metavar="WxH", help="of the videos in pixels, where SRC does not say it")
     parser.add_argument(
         "--max_failures", default="0", metavar="N|P%", help="exit with 3 above this many clips without one"
     )
@@ -64,6 +67,7 @@ def _run(args: argparse.Namespace) -> int:
         allowed = column_run.allowed_failures(args.max_failures, len(catalog.clips))
     except ValueError:
         raise CatalogError(f"--max_failures={args.max_failures}: expected a number or a percentage like 1%") from None
+    size = _size(args.size)
     if not args.src.exists():
         raise CatalogError(f"{args.src}: does not exist")
     found = READERS[args.kind](args.src)
@@ -73,16 +77,18 @@ def _run(args: argparse.Namespace) -> int:
         raise CatalogError(f"{args.src}: none of its {len(found)} clips is in {args.root}: {some}")
     spec = _spec(args, found, names)
     directory = column_writer.create(args.root, spec, overwrite=args.overwrite)
+    empty: list[str] = []
     request = {c.id: names.get(c.id, "") for c in catalog.clips}
     for shard, clips in column_writer.pending(directory, spec, request).items():
         with column_writer.shard_writer(directory, spec, shard, clips) as writer:
             for clip_id, name in clips.items():
-                _write(writer, clip_id, found.get(name), spec)
+                empty += _write(writer, clip_id, found.get(name), spec, size)
     index = column_writer.finish(directory)
     write_atomically(directory / "unmatched.txt", "".join(f"{name}\n" for name in sorted(unmatched)))
     failures = len(catalog.clips) - len(index.ids)
     print(f"{args.name}: {len(index.ids)} records, {failures} clips without one, in {directory}")
     for kept, what in (
+        (sorted(empty), "records show nobody in any frame"),
         (sorted(unmatched), "skeletons belong to no clip"),
         (sorted(ambiguous), "names are the last part of several clips' ids"),
         ([c.id for c in catalog.clips if c.id not in names], "clips have no skeletons"),
@@ -124,8 +130,9 @@ def _spec(args: argparse.Namespace, found: Readers, names: Mapping[str, str]) ->
     whole, joints = pose.schema(partial=False), people.joints.shape[1]
     schema = {"pose": Feature("float32", (-1, joints, 3)), "people": Feature("float32", (-1, joints, 3))}
     schema |= {key: whole[key] for key in ("box", "frame") if key == "frame" or args.kind == "vpd"}
-    schema |= {"size_px": whole["size_px"]} if args.kind == "pyskl" else {}
+    schema |= {"size_px": whole["size_px"]} if args.kind == "pyskl" or args.size else {}
     source = {"kind": args.kind, "file": args.src.name, "sha256": _hash(args.src)}
+    source |= {"size": args.size} if args.size else {}
     num_shards = column_run.default_num_shards(schema, len(names), 1)
     return columns.Spec(
         args.name, schema, num_shards, f"preprocessing.import_skeletons {args.kind}", source, licence=args.licence
@@ -136,16 +143,36 @@ def _hash(source: Path) -> str:
     return weights_hash(source) if source.is_file() else folder_hash(source, "**/coco_keypoints.json.gz")
 
 
+def _size(text: str | None) -> tuple[int, int]:
+    """(W, H) of the option; (0, 0) where it is not given."""
+    if text is None:
+        return 0, 0
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text)
+    if not match:
+        raise CatalogError(f"--size={text}: expected WIDTHxHEIGHT")
+    return int(match[1]), int(match[2])
+
+
 def _write(
-    writer: column_writer.ShardWriter, clip_id: str, read: Callable[[], People] | None, spec: columns.Spec
-) -> None:
+    writer: column_writer.ShardWriter,
+    clip_id: str,
+    read: Callable[[], People] | None,
+    spec: columns.Spec,
+    size: tuple[int, int],
+) -> list[str]:
+    """Writes a clip's record or its failure; returns the clip's id when the record shows nobody."""
     if read is None:
         writer.fail(clip_id, "import", "the source has no skeletons of this clip")
-        return
+        return []
     try:
-        writer.write(clip_id, {k: v for k, v in _record(read()).items() if k in spec.schema})
+        people = read()
+        if people.size_px == (0, 0):
+            people = dataclasses.replace(people, size_px=size)
+        writer.write(clip_id, {k: v for k, v in _record(people).items() if k in spec.schema})
     except (SkeletonError, RecordError) as e:
         writer.fail(clip_id, "import", str(e))
+        return []
+    return [] if people.joints[..., 2].any() else [clip_id]
 
 
 def _record(people: People) -> dict[str, Any]:

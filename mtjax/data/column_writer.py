@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mtjax import records
-from mtjax.command.errors import MtjaxError
 from mtjax.data import columns
+from mtjax.data.display import short
 from mtjax.data.files import write_atomically
 
 MARKERS = ".shards"  # one JSON per finished shard: what it was asked for, what it holds, what failed
 
 
-class Busy(MtjaxError, RuntimeError):
+class Busy(columns.ColumnError):
     """Another process is writing this shard."""
 
 
@@ -36,20 +36,26 @@ def create(root: str | os.PathLike, spec: columns.Spec, *, overwrite: bool = Fal
             path.unlink(missing_ok=True)
         for marker in directory.glob(f"{MARKERS}/*.json"):
             marker.unlink()
-    if (directory / "column.json").is_file():
-        ours, theirs = (json.loads(json.dumps(s.to_json())) for s in (spec, columns.Spec.load(directory)))
-        made, before = ours.pop("origin", {}).get("config"), theirs.pop("origin", {}).get("config")
-        different = {k: (theirs.get(k), v) for k, v in ours.items() if theirs.get(k) != v}
-        if made and before and made != before:  # where one of them is not known, parameters and weights have to do
-            different["origin.config"] = (before, made)
-        if different:
-            shown = "; ".join(f"{k}: there {a}, now {b}" for k, (a, b) in different.items())
-            raise columns.ColumnError(
-                f"{directory} was begun differently ({shown}); overwrite it (--overwrite) or choose another column name"
-            )
+    refuse_other(directory, spec)
     (directory / MARKERS).mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "column.json", json.dumps(spec.to_json(), indent=1) + "\n")
     return directory
+
+
+def refuse_other(directory: Path, spec: columns.Spec) -> None:
+    """Raises columns.ColumnError where the column was begun with another spec; shows the differences."""
+    if not (directory / "column.json").is_file():
+        return
+    ours, theirs = (json.loads(json.dumps(s.to_json())) for s in (spec, columns.Spec.load(directory)))
+    made, before = ours.pop("origin", {}).get("config"), theirs.pop("origin", {}).get("config")
+    different = {k: (theirs.get(k), v) for k, v in ours.items() if theirs.get(k) != v}
+    if made and before and made != before:  # where one of them is not known, parameters and weights have to do
+        different["origin.config"] = (before, made)
+    if different:
+        shown = "; ".join(f"{k}: there {short(a, 200)}, now {short(b, 200)}" for k, (a, b) in different.items())
+        raise columns.ColumnError(
+            f"{directory} was begun differently ({shown}); overwrite it (--overwrite) or choose another column name"
+        )
 
 
 Request = Mapping[

@@ -1,13 +1,11 @@
 """KIND `kinetics`: the official CSV files of Kinetics-400, -600 and -700."""
 
-import csv
 import dataclasses
-import io
 import re
 from pathlib import Path
 
 from mtjax.data.catalog import CatalogError, Clip
-from preprocessing.annotations.listing import Listing, Problems, Splits, read_text, text_problem
+from preprocessing.annotations.listing import Listing, Problems, Splits, read_table, text_problem
 
 NEEDED = {"youtube_id", "time_start", "time_end"}
 OPTIONAL = {"label", "split", "is_cc"}
@@ -51,26 +49,20 @@ def parse(source: Path) -> Listing:
 
 
 def _read(path: Path, splits: Splits, problems: Problems) -> None:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    header = [name.strip() for name in next(reader, [])]
-    if NEEDED - set(header) or set(header) - NEEDED - OPTIONAL:
-        problems.add(
-            f"{path}:1", f"expected the header label,youtube_id,time_start,time_end,split[,is_cc], found {header}"
-        )
-        return
-    while True:
-        where = f"{path}:{reader.line_num + 1}"
-        try:
-            values = [value.strip() for value in next(reader)]
-        except StopIteration:
-            return
-        except csv.Error as e:
-            problems.add(where, f"not CSV: {e}")
-            continue
-        if len(values) == len(header):
+    header: list[str] = []
+    for where, values, _ in read_table(path, problems):
+        if header and len(values) == len(header):
             _add(where, dict(zip(header, values, strict=True)), path.stem, splits, problems)
-        elif any(values):
+        elif header:
             problems.add(where, f"{len(values)} values for {len(header)} columns")
+        elif NEEDED - set(values) or set(values) - NEEDED - OPTIONAL:
+            break
+        else:
+            header = values
+    if not header:
+        found = next((values for _, values, _ in read_table(path, Problems(path))), [])
+        expected = "expected the header label,youtube_id,time_start,time_end,split[,is_cc]"
+        problems.add(f"{path}:1", f"{expected}, found {found}")
 
 
 def _add(where: str, row: dict[str, str], file_split: str, splits: Splits, problems: Problems) -> None:

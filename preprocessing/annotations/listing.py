@@ -1,12 +1,15 @@
 """What every annotation parser returns, and the checks that all of them share."""
 
 import codecs
+import csv
 import dataclasses
+import io
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,12 +70,45 @@ def _place(where: str) -> tuple[str, int]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file without its byte order mark; bytes that are not UTF-8 become surrogates (`text_problem`)."""
+    """The text of a file in UTF-8 or, where a byte order mark says so, UTF-16 ("Unicode text" of spreadsheets).
+
+    Bytes that are neither become surrogates (`text_problem`).
+    """
     try:
         data = path.read_bytes()
     except OSError as e:
         raise CatalogError(f"{path}: cannot be read: {e.strerror or e}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError as e:
+            raise CatalogError(f"{path}: begins as UTF-16, but is not: {e}; save it as UTF-8") from None
     return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+
+
+def read_table(path: Path, problems: Problems) -> Iterator[tuple[str, list[str], str]]:
+    """(file:line, values without surrounding whitespace, separator) of each row of a CSV file that is not empty.
+
+    Values are separated by what the first line has of comma, semicolon and tab, in this order: spreadsheets write
+    semicolons where the comma is a decimal point. A first line `sep=;` says so itself. A quoted value may span lines.
+    """
+    text = read_text(path)
+    first, _, rest = text.partition("\n")
+    told = re.fullmatch(r"sep=(.)\s*", first)
+    separator = told[1] if told else next((c for c in ",;\t" if c in first), ",")
+    skipped, text = (1, rest) if told else (0, text)
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=separator)
+    while True:
+        where = f"{path}:{reader.line_num + 1 + skipped}"
+        try:
+            values = [value.strip() for value in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as e:
+            problems.add(where, f"not CSV: {e}")
+            continue
+        if any(values):
+            yield where, values, separator
 
 
 def read_lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
@@ -126,7 +162,11 @@ def text_problem(text: str) -> str:
     """Why a name cannot be stored, or ""."""
     for character in text:
         if (category := unicodedata.category(character)) in _FORBIDDEN:
-            what = "bytes that are not UTF-8" if category == "Cs" else f"the character {character!r}"
+            what = (
+                "bytes that are not UTF-8 (save the file as UTF-8)"
+                if category == "Cs"
+                else f"the character {character!r}"
+            )
             return f"{text!r} holds {what}"
     return ""
 
@@ -165,6 +205,21 @@ def ids_of_paths(paths: Sequence[str], parts: Sequence[str] = ()) -> list[str]:
             return ids
         for i in ambiguous:
             ids[i] = whole[i]
+
+
+def order_classes(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Class names in the order of their indices, and notices.
+
+    In alphabetical order; names that are all whole numbers in the order of these, so that "10" comes after "9".
+    """
+    names = sorted(set(names) - {""})
+    if not names or not all(re.fullmatch(r"[0-9]+", name) for name in names):
+        return names, []
+    names.sort(key=lambda name: (int(name) if len(name) < 1000 else math.inf, name))
+    if [*map(str, range(len(names)))] == names:
+        return names, []
+    index = next(i for i, name in enumerate(names) if name != str(i))
+    return names, [f"class names are numbers, but not the classes' indices: class {names[index]!r} has index {index}"]
 
 
 class Splits:

@@ -14,9 +14,11 @@ import numpy as np
 
 from mtjax.command.errors import InputError
 from mtjax.data.catalog import CatalogError
+from mtjax.data.display import short
 
 MAX_BYTES = 16 << 30  # of a pickle; all of it is in memory
-MAX_JSON_BYTES = 1 << 30  # unpacked, of one video: a file of zeros expands a thousandfold
+MAX_JSON_BYTES = 1 << 29  # unpacked, of one video: a file of zeros expands a thousandfold
+MAX_JSON_VALUES = 20_000_000  # of one video; each takes up to a hundred bytes of memory, however short it is written
 MAX_FRAMES = 1_000_000  # of a clip: a frame number is a size to allocate
 MAX_JOINTS = 1000
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
@@ -52,7 +54,7 @@ class _Dtype:
 
     def __init__(self, code: Any, *_: Any):
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise pickle.UnpicklingError(f"an array of dtype {code!r:.40}; only numbers are read")
+            raise pickle.UnpicklingError(f"an array of dtype {short(code, 40)}; only numbers are read")
         self.numpy = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
@@ -87,7 +89,7 @@ def _scalar(dtype: _Dtype, raw: Any) -> Any:
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text encoded as {encoding!r:.40}")
+        raise pickle.UnpicklingError(f"text encoded as {short(encoding, 40)}")
     return text.encode(encoding)  # how protocol 2 writes bytes
 
 
@@ -137,7 +139,7 @@ def read_pyskl(source: Path) -> dict[str, Callable[[], People]]:
         if not isinstance(name, str) or not name:
             raise CatalogError(f"{source}: annotations[{number}]: no 'frame_dir', the name of its clip")
         if name in found:
-            raise CatalogError(f"{source}: annotations[{number}]: {name!r} occurs twice")
+            raise CatalogError(f"{source}: annotations[{number}]: {short(name)} occurs twice")
         found[name] = lambda annotation=annotation: _pyskl_people(annotation)
     return found
 
@@ -159,15 +161,25 @@ def _pyskl_people(annotation: Mapping[str, Any]) -> People:
         raise SkeletonError(f"{xy.shape[1]} frames of {xy.shape[2]} joints")
     total = annotation.get("total_frames", xy.shape[1])
     if total != xy.shape[1]:
-        raise SkeletonError(f"'total_frames' is {total!r:.20}, but there are {xy.shape[1]} frames of joints")
+        raise SkeletonError(f"'total_frames' is {short(total, 20)}, but there are {xy.shape[1]} frames of joints")
     joints = _finite(np.concatenate([xy, score[..., None]], axis=-1).swapaxes(0, 1))  # [t m n 3]
     frame, person = np.nonzero((joints[..., 2] != 0).any(axis=-1))
-    size = annotation.get("img_shape")
-    if not (
-        isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(n, int) and 0 < n < 1 << 20 for n in size)
-    ):
-        raise SkeletonError(f"'img_shape' must be (height, width), found {size!r:.40}")
-    return People(xy.shape[1], frame, joints[frame, person], np.zeros((0, 5), np.float32), (size[1], size[0]))
+    if len(joints) and xy.any() and not len(frame):
+        raise SkeletonError(
+            f"every score of its {xy.shape[1]} frames is 0, so nobody counts as seen; joints without scores need "
+            "'keypoint_score' 1"
+        )
+    size = _size_px(annotation.get("img_shape"))
+    return People(xy.shape[1], frame, joints[frame, person], np.zeros((0, 5), np.float32), size)
+
+
+def _size_px(shape: Any) -> tuple[int, int]:
+    """(W, H) of pyskl's (height, width); (0, 0) where there is none: sets that were made without videos."""
+    if shape is None:
+        return 0, 0
+    if isinstance(shape, tuple | list) and len(shape) == 2 and all(type(n) is int and 0 < n < 1 << 20 for n in shape):
+        return shape[1], shape[0]
+    raise SkeletonError(f"'img_shape' must be (height, width) or None, found {short(shape, 40)}")
 
 
 # VPD.
@@ -194,6 +206,8 @@ def _vpd_people(path: Path) -> People:
             text = file.read(MAX_JSON_BYTES + 1)
         if len(text) > MAX_JSON_BYTES:
             raise SkeletonError(f"{path.name}: unpacks to more than {MAX_JSON_BYTES >> 20} MiB")
+        if (values := text.count(b",") + text.count(b"[") + text.count(b"{")) > MAX_JSON_VALUES:
+            raise SkeletonError(f"{path.name}: {values} values, more than {MAX_JSON_VALUES}")
         rows = json.loads(text)
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as e:
         raise SkeletonError(
@@ -203,7 +217,7 @@ def _vpd_people(path: Path) -> People:
     try:
         for number, people in rows:
             if type(number) is not int or not last < number < MAX_FRAMES:
-                raise SkeletonError(f"{path.name}: frame {number!r:.20} after {last}")
+                raise SkeletonError(f"{path.name}: frame {short(number, 20)} after {last}")
             last = number
             for score, (x, y, w, h), points in people:
                 frame.append(number)

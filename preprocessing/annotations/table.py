@@ -1,8 +1,6 @@
 """KIND `csv`: one's own list, as CSV with a header or as JSONL with the same keys."""
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import re
@@ -11,13 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mtjax.data.catalog import CatalogError, Clip
+from mtjax.data.display import short
 from preprocessing.annotations.listing import (
     Listing,
     Problems,
     ids_of_paths,
+    order_classes,
     path_problem,
     read_lines,
-    read_text,
+    read_table,
     text_problem,
 )
 
@@ -58,33 +58,27 @@ def parse(source: Path) -> Listing:
     problems.raise_if_any()
     ids = ids_of_paths([c.path for c in clips], [_part(c) for c in clips])
     clips = [dataclasses.replace(clip, id=i) for i, clip in zip(ids, clips, strict=True)]
-    names = sorted({c.label for c in clips} - {""})
-    return Listing(clips, names, {"target_names": target_names} if target_names else {}, _name_notices(names))
+    names, notices = order_classes(c.label for c in clips)
+    return Listing(clips, names, {"target_names": target_names} if target_names else {}, notices + _name_notices(names))
 
 
 def _csv_rows(path: Path, problems: Problems) -> Iterator[tuple[str, Row]]:
-    """(file:line, values by column) of each row; text only. A quoted value may span lines."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
+    """(file:line, values by column) of each row; text only."""
     header: list[str] = []
-    while True:
-        where = f"{path}:{reader.line_num + 1}"
-        try:
-            values = [value.strip() for value in next(reader)]
-        except StopIteration:
-            break
-        except csv.Error as e:
-            problems.add(where, f"not CSV: {e}")
-            continue
-        if not any(values):
-            continue
+    for where, values, separator in read_table(path, problems):
         if not header:
             header = values
             if not _check_header(where, header, problems):
                 return
         elif len(values) != len(header):
-            problems.add(where, f"{len(values)} values for {len(header)} columns; quote values that hold a comma")
+            what = "a comma" if separator == "," else repr(separator)
+            problems.add(where, f"{len(values)} values for {len(header)} columns; quote values that hold {what}")
         else:
-            yield where, dict(zip(header, values, strict=True))
+            row = dict(zip(header, values, strict=True))
+            if separator == ";":  # the comma is then the decimal point
+                numbers = [key for key in row if key in ("start_s", "end_s") or key.startswith(TARGET)]
+                row |= {key: row[key].replace(",", ".") for key in numbers}
+            yield where, row
     if not header:
         problems.add(f"{path}:1", f"no header; the first line names the columns: {','.join(COLUMNS)}")
 
@@ -127,7 +121,7 @@ def _jsonl_rows(path: Path, problems: Problems) -> Iterator[tuple[str, Row]]:
         for key, value in row.items():
             is_text = key in ("path", "label", "split", "group")
             if isinstance(value, bool) or not isinstance(value, str if is_text else (int, float)):
-                problems.add(where, f"{key!r} must be a {'string' if is_text else 'number'}, found {value!r:.60}")
+                problems.add(where, f"{key!r} must be a {'string' if is_text else 'number'}, found {short(value, 60)}")
         if len(problems) == before:
             yield where, {k: v.strip() if isinstance(v, str) else v for k, v in row.items()}
 
@@ -164,7 +158,7 @@ def _number(where: str, row: Row, key: str, problems: Problems, empty: float | N
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        problems.add(where, f"{key!r} must be a finite number, found {value!r:.60}")
+        problems.add(where, f"{key!r} must be a finite number, found {short(value, 60)}")
         return 0.0
     return number
 

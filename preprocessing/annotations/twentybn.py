@@ -1,12 +1,12 @@
 """KINDs `jester`, `ssv2` and `ssv2-temporal18`: the annotation files of TwentyBN's datasets."""
 
-import csv
-import io
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mtjax.data.catalog import CatalogError, Clip
+from mtjax.data.display import short
 from preprocessing.annotations.listing import (
     Listing,
     Problems,
@@ -15,9 +15,11 @@ from preprocessing.annotations.listing import (
     path_problem,
     read_json,
     read_lines,
-    read_text,
+    read_table,
     text_problem,
 )
+
+JESTER_FPS = 12.0  # Materzynska et al., "The Jester Dataset", ICCV Workshops 2019
 
 # Sevilla-Lara et al., "Only Time Can Tell", WACV 2021: the classes of Something-Something V2 that need time, in the
 # order of the lists that published results use (naver-ai/tc-clip, datasets_splits/temporal_static_splits).
@@ -46,7 +48,7 @@ TEMPORAL18 = (
 def parse_jester(source: Path) -> Listing:
     """`jester-v1-{labels,train,validation,test}.csv`: `34870;Drumming Fingers` without a header; test may lack labels.
 
-    A clip is a folder of JPEG frames, named by its id. Label order is that of the labels file.
+    A clip is a folder of JPEG frames, named by its id, 12 a second. Label order is that of the labels file.
     """
     problems = Problems(source)
     files = find_files(source, r".*?(labels|train|validation|test)\.csv", "jester-v1-labels.csv, jester-v1-train.csv …")
@@ -62,7 +64,7 @@ def parse_jester(source: Path) -> Listing:
             clip_id, _, label = (x.strip() for x in line.partition(";"))
             _add(splits, problems, f"{files[split]}:{number}", split, clip_id, clip_id, label, known)
     problems.raise_if_any()
-    return Listing(splits.clips, names)
+    return Listing([dataclasses.replace(clip, fps=JESTER_FPS) for clip in splits.clips], names)
 
 
 def parse_ssv2(source: Path) -> Listing:
@@ -160,9 +162,9 @@ def _ssv2_entries(path: Path | None, problems: Problems) -> list[tuple[str, str,
     for number, entry in enumerate(read_json(path, list, problems) if path else (), 1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-            problems.add(where, f"expected an object with the key 'id', found {entry!r:.80}")
+            problems.add(where, f"expected an object with the key 'id', found {short(entry)}")
         elif not isinstance(entry.get("template", ""), str):
-            problems.add(where, f"'template' must be a string, found {entry['template']!r:.80}")
+            problems.add(where, f"'template' must be a string, found {short(entry['template'])}")
         else:
             entries.append((where, entry["id"], re.sub(r"[\[\]]", "", entry.get("template", ""))))
     return entries
@@ -171,11 +173,11 @@ def _ssv2_entries(path: Path | None, problems: Problems) -> list[tuple[str, str,
 def _label_table(path: Path, problems: Problems) -> list[str]:
     """`id,name` with ids from 0 without gaps."""
     names: list[str] = []
-    rows = csv.reader(io.StringIO(read_text(path), newline=""))
-    if next(rows, None) != ["id", "name"]:
+    rows = read_table(path, problems)
+    if next(rows, ("", [], ""))[1] != ["id", "name"]:
         problems.add(f"{path}:1", "expected the header id,name")
-    for row in rows:
-        if row and (len(row) != 2 or row[0] != str(len(names)) or text_problem(row[1]) or row[1] in names):
-            problems.add(f"{path}:{rows.line_num}", f"expected '{len(names)},<a new class name>', found {row}")
+    for where, row, _ in rows:
+        if len(row) != 2 or row[0] != str(len(names)) or text_problem(row[1]) or row[1] in names:
+            problems.add(where, f"expected '{len(names)},<a new class name>', found {row}")
         names += row[1:2]
     return names

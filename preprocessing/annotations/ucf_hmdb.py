@@ -16,7 +16,7 @@ from preprocessing.annotations.listing import (
 )
 
 # v_<Class>_g<group>_c<clip>: a group is one source video, and the official splits never divide it.
-_UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
+_UCF_NAME = re.compile(r"v_.+_(g[0-9]+)_c[0-9]+")
 LAST_VALIDATION_GROUP = 10
 # <source video>_<class>_<body part>_<camera>_<people>_<view>_<quality>_<number>, as HMDB51's readme has it.
 _HMDB_TAIL = r"_[fulh]_(?:cm|nm)_np\d+_(?:ba|fr|ri|le)_(?:bad|med|goo)_\d+"
@@ -40,9 +40,8 @@ def parse_ucf101(source: Path) -> Listing:
             if clip := _ucf_clip(where, line, names, problems):
                 splits.add(where, split, clip)
                 if split == "train1":
-                    splits.add(
-                        where, "train1_fit" if int(clip.group[-2:]) > LAST_VALIDATION_GROUP else "train1_val", clip
-                    )
+                    group = int(re.search(r"[0-9]+$", clip.group)[0])
+                    splits.add(where, "train1_fit" if group > LAST_VALIDATION_GROUP else "train1_val", clip)
     problems.raise_if_any()
     return Listing(splits.clips, names)
 

@@ -10,18 +10,20 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import cv2
 
 from mtjax import records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Clip
-from preprocessing.videos import video
+from preprocessing.extraction.backends import MissingBackend
+from preprocessing.videos import video_clip
 from preprocessing.videos.decoder import Decoder
-from preprocessing.videos.video_file import Limits, VideoError
+from preprocessing.videos.source_files import image_files, is_video
+from preprocessing.videos.video_file import PROGRAM_ERRORS, Limits, VideoError, locate
 
-Decoded = tuple[Clip, video.Clip | VideoError]  # a clip with its frames, or why there are none
+Decoded = tuple[Clip, video_clip.Clip | VideoError]  # a clip with its frames, or why there are none
 HASHED_BYTES = 1 << 28  # larger files are named by their size alone: hashing them would cost more than decoding
 
 
@@ -56,7 +58,7 @@ class Extractor(Protocol):
     batch_size: int
     window: int
 
-    def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
+    def extract(self, clip_ids: Sequence[str], clips: Sequence[video_clip.Clip]) -> list[Mapping[str, Any] | Failure]:
         """The fields of each clip's record, or why there are none."""
 
 
@@ -83,21 +85,27 @@ class Decoding:
     Attributes:
       videos: the folder that `Clip.path` is relative to, and that no video may lie outside of.
       limits, allow_partial: see `video.decode`. timeout_s: see `Decoder`.
+      image_fps: frames a second of clips that are folders of images; 0 takes the catalog's.
+      allow_links: a link may lead out of `videos`.
     """
 
     videos: Path
     limits: Limits = dataclasses.field(default_factory=Limits)
     allow_partial: bool = False
     timeout_s: float = 120.0
+    image_fps: float = 0.0
+    allow_links: bool = False
 
-    parameters: ClassVar[Mapping[str, Any]] = {}
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return {"image_fps": self.image_fps} if self.image_fps else {}
 
     def decoded(self, clips: Sequence[Clip], extractor: Extractor) -> Generator[Decoded, None, None]:
         """See `Source`. Clips without a file come first."""
         found = []
         for clip in clips:
             try:
-                found.append((clip, locate(self.videos, clip.path)))
+                found.append((clip, locate(self.videos, clip.path, self.allow_links)))
             except VideoError as e:
                 yield clip, e
         options = {
@@ -107,7 +115,10 @@ class Decoding:
             "limits": self.limits,
             "allow_partial": self.allow_partial,
         }
-        requests = ((path, options | {"start_s": c.start_s, "end_s": c.end_s}) for c, path in found)
+        requests = (
+            (path, options | {"start_s": c.start_s, "end_s": c.end_s, "image_fps": self.image_fps or c.fps})
+            for c, path in found
+        )
         with Decoder(self.timeout_s) as decoder:
             for (clip, _), result in zip(found, decoder.map(requests), strict=True):
                 yield clip, result
@@ -115,7 +126,9 @@ class Decoding:
     def identity(self, clip: Clip) -> dict[str, str]:
         """Size and, unless it is huge, hash of a file: tells a broken download from a video that is really bad."""
         try:
-            file = locate(self.videos, clip.path)
+            file = locate(self.videos, clip.path, self.allow_links)
+            if file.is_dir():
+                return {"images": str(len(image_files(file)))}
             size = file.stat().st_size
             if not file.is_file() or size > HASHED_BYTES:
                 return {"bytes": str(size)}
@@ -143,7 +156,8 @@ class ShardReport:
 
 def source_of(clip: Clip) -> str:
     """What a clip's records depend on: when it changes, its shard is written again."""
-    return f"{clip.path}|{clip.start_s}|{clip.end_s}"
+    rate = f"|{clip.fps:g}" if clip.fps and clip.path and not is_video(clip.path) else ""  # of a folder of images
+    return f"{clip.path}|{clip.start_s}|{clip.end_s}{rate}"
 
 
 def extract_shard(
@@ -195,11 +209,12 @@ def extract_one(
     limits: Limits | None = None,
     allow_partial: bool = False,
     timeout_s: float = 120.0,
-) -> tuple[dict[str, Any], video.Clip]:
+    image_fps: float = 0.0,
+) -> tuple[dict[str, Any], video_clip.Clip]:
     """One video outside of any dataset: its record as `Column.read` would give it, and what was decoded.
 
     Args:
-      start_s, end_s: the part; 0.0, 0.0 is all of it.
+      start_s, end_s: the part; 0.0, 0.0 is all of it. image_fps: where it is a folder of images.
 
     Raises:
       VideoError: the video cannot be decoded, or nothing extracted from it.
@@ -214,6 +229,7 @@ def extract_one(
             short_side=extractor.short_side,
             limits=limits,
             allow_partial=allow_partial,
+            image_fps=image_fps,
         )
     clip_id = Path(path).name
     outcome = extractor.extract([clip_id], [clip])[0]
@@ -226,7 +242,7 @@ def _outcomes(
     decoded: Iterator[Decoded], extractor: Extractor, report: ShardReport
 ) -> Iterator[tuple[Clip, Mapping[str, Any] | Failure]]:
     """Each clip with its record's fields or its failure; in batches, hence not in the order of `decoded`."""
-    batch: list[tuple[Clip, video.Clip]] = []
+    batch: list[tuple[Clip, video_clip.Clip]] = []
     for clip, result in decoded:
         if isinstance(result, VideoError):
             yield clip, Failure(result.stage, result.reason)
@@ -239,7 +255,7 @@ def _outcomes(
 
 
 def _timed(
-    extractor: Extractor, batch: list[tuple[Clip, video.Clip]], report: ShardReport
+    extractor: Extractor, batch: list[tuple[Clip, video_clip.Clip]], report: ShardReport
 ) -> list[tuple[Clip, Mapping[str, Any] | Failure]]:
     start = time.perf_counter()
     outcomes = _extract(extractor, batch)
@@ -249,32 +265,22 @@ def _timed(
 
 
 def _extract(
-    extractor: Extractor, batch: list[tuple[Clip, video.Clip]]
+    extractor: Extractor, batch: list[tuple[Clip, video_clip.Clip]]
 ) -> list[tuple[Clip, Mapping[str, Any] | Failure]]:
-    """Runs one batch; if that fails, for want of memory or over one clip, its halves, down to the clip at fault."""
+    """Runs one batch; if that fails, for want of memory or over one clip, its halves, down to the clip at fault.
+
+    A fault of the program, or a package that is not here, is raised: it would be every clip's.
+    """
     if not batch:
         return []
     clips = [clip for clip, _ in batch]
     try:
         outcomes = extractor.extract([c.id for c in clips], [decoded for _, decoded in batch])
+    except (*PROGRAM_ERRORS, MissingBackend):
+        raise
     except Exception as e:
         if len(batch) > 1:
             half = len(batch) // 2
             return [*_extract(extractor, batch[:half]), *_extract(extractor, batch[half:])]
         outcomes = [Failure("extract", f"{type(e).__name__}: {e}")]
     return list(zip(clips, outcomes, strict=True))
-
-
-def locate(videos: Path, path: str) -> Path:
-    """The file of a clip, links resolved.
-
-    Raises:
-      VideoError: no path is given, or it leads outside of `videos`.
-    """
-    if not path:
-        raise VideoError("open", "the catalog has no path for this clip")
-    root = videos.resolve()
-    resolved = (root / path).resolve()
-    if not resolved.is_relative_to(root):
-        raise VideoError("open", f"{path!r} leads to {resolved}, outside of {root}")
-    return resolved

@@ -11,7 +11,7 @@ from mtjax import records
 from mtjax.data import columns
 from mtjax.data.catalog import Clip
 from preprocessing.extraction import shards
-from preprocessing.videos import video
+from preprocessing.videos import video_clip
 from preprocessing.videos.video_file import Limits, VideoError
 
 FIELD = "frames"
@@ -58,7 +58,7 @@ class StoredFrames:
         """Nothing but what `parameters` say."""
         return {}
 
-    def _decode(self, clip: Clip, extractor: shards.Extractor) -> video.Clip:
+    def _decode(self, clip: Clip, extractor: shards.Extractor) -> video_clip.Clip:
         rows = self.column.rows([clip.id])
         if rows[0] < 0:
             raise VideoError("open", f"column {self.column.spec.name!r} has no images of this clip")
@@ -75,21 +75,21 @@ class StoredFrames:
         source_px = _decode_jpeg(images[0]).shape[1::-1]
         size_px = tuple(np.asarray(record.get("size_px", source_px)).tolist())
         partial = bool(record.get("partial", False))
-        return video.Clip(frames, times_s[wanted].astype(np.float32), rate, size_px, source_px, partial)
+        return video_clip.Clip(frames, times_s[wanted].astype(np.float32), rate, size_px, source_px, partial)
 
     def _pick(self, times_s: np.ndarray, extractor: shards.Extractor) -> np.ndarray:
         self.limits.check("max_frames", len(times_s), "frames:")
         if not (extractor.num_frames or extractor.fps):
             return np.arange(len(times_s))
-        return video.Part(0.0, 0.0, extractor.num_frames, extractor.fps).pick(times_s, self.limits)
+        return video_clip.Part(0.0, 0.0, extractor.num_frames, extractor.fps).pick(times_s, self.limits)
 
     def _frames(self, images: Sequence[bytes], short_side: int) -> np.ndarray:
         """uint8 [t h w 3]."""
-        first = video.shrink(_decode_jpeg(images[0]), short_side)
+        first = video_clip.shrink(_decode_jpeg(images[0]), short_side)
         self.limits.check("max_clip_bytes", len(images) * first.nbytes, f"bytes of {len(images)} frames:")
         frames = np.empty((len(images), *first.shape), np.uint8)
         for i, image in enumerate(images):
-            frame = video.shrink(_decode_jpeg(image), short_side)
+            frame = video_clip.shrink(_decode_jpeg(image), short_side)
             if frame.shape != first.shape:
                 raise VideoError("decode", f"images of {first.shape[1::-1]} and of {frame.shape[1::-1]} pixels")
             frames[i] = frame

@@ -13,7 +13,7 @@ from mtjax.command.errors import InputError
 from mtjax.modalities import flow_bytes
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors.frames import MAX_BYTES, check_size
-from preprocessing.videos import video
+from preprocessing.videos import video_clip
 
 METHODS = {"dis": "flow_opencv.Dis", "tvl1": "flow_opencv.TvL1", "raft": "flow_raft.Raft"}
 FPS = 25.0  # of videos (motionfit.md §2)
@@ -113,11 +113,11 @@ class Flows:
     def licence(self) -> str:
         return self.method.licence
 
-    def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
+    def extract(self, clip_ids: Sequence[str], clips: Sequence[video_clip.Clip]) -> list[Mapping[str, Any] | Failure]:
         """See `shards.Extractor`."""
         return [self._record(clip) for clip in clips]
 
-    def _record(self, clip: video.Clip) -> dict[str, Any] | Failure:
+    def _record(self, clip: video_clip.Clip) -> dict[str, Any] | Failure:
         if len(clip.frames) < 2:
             rate = f" at {self.fps:g} a second" if self.fps else ""
             return Failure("flow", f"{len(clip.frames)} frame{rate}; flow needs 2")
@@ -137,11 +137,11 @@ class Flows:
         }
         return values | ({"partial": np.uint8(clip.partial)} if self.partial else {})
 
-    def _stored(self, clip: video.Clip) -> Iterator[np.ndarray]:
+    def _stored(self, clip: video_clip.Clip) -> Iterator[np.ndarray]:
         """uint8 [h w 2] of each pair. A frame that repeats has its time again: the pair is still, and not computed."""
         _, first, number = np.unique(clip.times_s, return_index=True, return_inverse=True)
         fields = self.method.fields([clip.frames[i] for i in first])
         shape = self.size[::-1] if self.size else clip.frames.shape[1:3]
         still = np.full((*shape, 2), flow_bytes.STILL, np.uint8)
         for moves in np.diff(number):
-            yield flow_bytes.to_bytes(video.stretch(next(fields), self.size)) if moves else still
+            yield flow_bytes.to_bytes(video_clip.stretch(next(fields), self.size)) if moves else still

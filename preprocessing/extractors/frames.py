@@ -11,7 +11,7 @@ from mtjax import records
 from mtjax.command.errors import InputError
 from preprocessing.extraction import shards
 from preprocessing.extraction.shards import Failure
-from preprocessing.videos import video
+from preprocessing.videos import video_clip
 
 MAX_BYTES = records.MAX_RECORD_BYTES // 2  # protobuf ends at 2 GB; well below it, a record is still read in one piece
 
@@ -70,12 +70,12 @@ class Frames:
         size = {"size": list(self.size)} if self.size else {}
         return {"version": 1, "short_side": self.short_side, "quality": self.quality} | spacing | size
 
-    def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
+    def extract(self, clip_ids: Sequence[str], clips: Sequence[video_clip.Clip]) -> list[Mapping[str, Any] | Failure]:
         """See `shards.Extractor`."""
         return [self._record(clip) for clip in clips]
 
-    def _record(self, clip: video.Clip) -> dict[str, Any] | Failure:
-        stored = (np.ascontiguousarray(video.stretch(f, self.size)) for f in clip.frames)
+    def _record(self, clip: video_clip.Clip) -> dict[str, Any] | Failure:
+        stored = (np.ascontiguousarray(video_clip.stretch(f, self.size)) for f in clip.frames)
         images = [simplejpeg.encode_jpeg(f, quality=self.quality) for f in stored]
         if (size := sum(map(len, images))) > MAX_BYTES:
             return Failure("frames", f"{len(images)} images of {size} bytes in all, more than {MAX_BYTES} for a record")

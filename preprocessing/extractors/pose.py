@@ -11,7 +11,7 @@ from mtjax.command.errors import InputError
 from preprocessing.extraction import shards
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors.pose_models import JOINTS, Detector, PoseModel
-from preprocessing.videos import video
+from preprocessing.videos import video_clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Poses:
     def licence(self) -> str:
         return "Apache-2.0"  # of both families of models as published
 
-    def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
+    def extract(self, clip_ids: Sequence[str], clips: Sequence[video_clip.Clip]) -> list[Mapping[str, Any] | Failure]:
         """See `shards.Extractor`."""
         return [self._record(clip) for clip in clips]
 
-    def _record(self, clip: video.Clip) -> dict[str, Any]:
+    def _record(self, clip: video_clip.Clip) -> dict[str, Any]:
         # A frame that repeats has its time again: it is looked at once.
         _, first, again = np.unique(clip.times_s, return_index=True, return_inverse=True)
         size, scale = np.array(clip.size_px), np.array(clip.size_px) / clip.frames.shape[2:0:-1]

@@ -14,7 +14,7 @@ from mtjax.data import columns
 from preprocessing.extraction import shards
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors import points
-from preprocessing.videos import video
+from preprocessing.videos import video_clip
 from preprocessing.videos.video_file import Limits
 
 BACKENDS = {"lk": "track_lk.LucasKanade", "cotracker3": "track_cotracker.CoTracker3", "tapir": "track_tapir.Tapir"}
@@ -138,7 +138,7 @@ class Tracks:
     def batch_size(self) -> int:
         return self.tracker.batch_size
 
-    def extract(self, clip_ids: Sequence[str], clips: Sequence[video.Clip]) -> list[Mapping[str, Any] | Failure]:
+    def extract(self, clip_ids: Sequence[str], clips: Sequence[video_clip.Clip]) -> list[Mapping[str, Any] | Failure]:
         """See `shards.Extractor`."""
         outcomes: list[Any] = []
         for clip_id, clip in zip(clip_ids, clips, strict=True):
@@ -163,7 +163,7 @@ class Tracks:
             mask = self.masks.read(self.masks.rows([clip_id]).tolist())[0]["mask"]
         return points.sample(self.sampling, frame, self.num_points, clip_id, box=self.box, mask=mask)
 
-    def _record(self, clip: video.Clip, xy_px: np.ndarray, occluded: np.ndarray) -> dict[str, Any]:
+    def _record(self, clip: video_clip.Clip, xy_px: np.ndarray, occluded: np.ndarray) -> dict[str, Any]:
         xy_px, occluded = xy_px[:: self.substeps], occluded[:: self.substeps]
         size = np.array(clip.size_px)
         scale = size / clip.frames.shape[2:0:-1]

@@ -14,16 +14,18 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 
-from preprocessing.videos.video import Clip
-from preprocessing.videos.video_file import Limits, VideoError
+from preprocessing.videos.video_clip import Clip
+from preprocessing.videos.video_file import PROGRAM_ERRORS, Limits, ProgramError, VideoError
 
 Request = tuple[str | os.PathLike, dict[str, Any]]  # a path and keyword arguments of `video.decode`
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,6 +52,7 @@ class Decoder:
 
         Raises:
           VideoError: also with the stages "timeout" and "crash".
+          ProgramError: the fault is not the video's.
         """
         self._send((path, options))
         return self._receive((path, options))
@@ -137,6 +140,9 @@ class Decoder:
 
     def _read_reply(self) -> Clip:
         reply = json.loads(self._connection.recv_bytes())
+        if "program_error" in reply:
+            versions = f"Python {sys.version.split()[0]}, PyAV {av.__version__}"
+            raise ProgramError(f"decoding failed by a fault of the program ({versions}):\n{reply['program_error']}")
         if "stage" in reply:
             raise VideoError(reply["stage"], reply["reason"])
         frames = np.empty(reply["shape"], np.uint8)
@@ -167,11 +173,18 @@ def serve(descriptor: int, target: str) -> None:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # the parent may be busy with another clip for long
             except Exception as e:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                known = isinstance(e, VideoError)
-                stage, reason = (e.stage, e.reason) if known else ("decode", f"{type(e).__name__}: {e}")
-                connection.send_bytes(json.dumps({"stage": stage, "reason": reason}).encode())
+                connection.send_bytes(json.dumps(_error_reply(e)).encode())
                 continue
             reply = dataclasses.asdict(dataclasses.replace(clip, frames=None, times_s=clip.times_s.tolist()))
             connection.send_bytes(json.dumps(reply | {"shape": clip.frames.shape}).encode())
             connection.send_bytes(memoryview(np.ascontiguousarray(clip.frames)).cast("B"))
             clip = None  # or it would stay in memory beside the next one
+
+
+def _error_reply(error: Exception) -> dict[str, str]:
+    """What the parent is told of a failed request."""
+    if isinstance(error, PROGRAM_ERRORS):
+        return {"program_error": "".join(traceback.format_exception(error))}
+    if isinstance(error, VideoError):
+        return {"stage": error.stage, "reason": error.reason}
+    return {"stage": "decode", "reason": f"{type(error).__name__}: {error!s:.300}"}

@@ -1,20 +1,21 @@
-"""Decoding: a video file → T frames, evenly spaced in presentation time, or so many a second. Runs inside the child of
-`decoder.py`.
+"""Decoding: a video file, or a folder of images, → T frames, evenly spaced in presentation time, or so many a second.
 
 PyAV, from the first frame on and in order; only a part that begins late is approached by a jump to a keyframe, which is
 checked by time. A damaged file is an error, never a silently shorter clip: decoding stops at the first packet or frame
-that FFmpeg finds fault with, and a file that ends before its header says is found out.
+that FFmpeg finds fault with, and a file that ends before its header says, or inside a frame, is found out. Only a raw
+stream that was cut exactly between two frames looks whole. Runs inside the child of `decoder.py`.
 """
 
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 
+from preprocessing.videos import image_folder
+from preprocessing.videos.video_clip import Clip, Part, assembled, choose, prepared
 from preprocessing.videos.video_file import (
     Damaged,
     Limits,
@@ -27,32 +28,10 @@ from preprocessing.videos.video_file import (
 )
 
 JUMP_S = 10.0  # to parts that begin earlier the way is decoded through
-EPSILON_S = 1e-6
 
 
 class _Unordered(Exception):
     """Presentation times are missing, or differ from the order in which the decoder gives its frames."""
-
-
-@dataclasses.dataclass
-class Clip:
-    """What was decoded.
-
-    Attributes:
-      frames: uint8 [t h w 3], RGB, upright, of even width and height.
-      times_s: float32 [t], presentation times in seconds since the start of the video.
-      fps: mean frame rate of the part in the file, by presentation time; 0 when it has one frame.
-      size_px: (w, h) of the video, upright and cropped to even, before any resizing.
-      source_px: (w, h) as coded.
-      partial: the file is damaged, and these are the frames before the damage.
-    """
-
-    frames: np.ndarray
-    times_s: np.ndarray
-    fps: float
-    size_px: tuple[int, int]
-    source_px: tuple[int, int]
-    partial: bool = False
 
 
 def decode(
@@ -65,6 +44,7 @@ def decode(
     short_side: int = 0,
     limits: Limits | None = None,
     allow_partial: bool = False,
+    image_fps: float = 0.0,
 ) -> Clip:
     """Decodes `num_frames` frames, evenly spaced in time from the first to the last frame of the part [start_s, end_s).
 
@@ -79,6 +59,7 @@ def decode(
       short_side: frames are shrunk, by area, to this short side; never enlarged; 0 keeps their size.
       limits: None means Limits().
       allow_partial: of a damaged file use the frames before the damage, and set `partial`.
+      image_fps: of a clip that is a folder of images; a video says its own rate.
 
     Raises:
       VideoError: with the stage and the reason.
@@ -86,89 +67,44 @@ def decode(
     path, limits, part = str(path), limits or Limits(), Part(start_s, end_s, num_frames, fps)
     if not fps:  # a fixed number of frames is its own bound
         limits = dataclasses.replace(limits, max_clip_bytes=0)
+    if os.path.isdir(path):
+        options = {"short_side": short_side, "limits": limits, "allow_partial": allow_partial}
+        return image_folder.decode(Path(path), part, image_fps=image_fps, **options)
     check_file(path, limits)
     found = survey(path, start_s, end_s, limits)
     damage = found.damage
     if not damage and found.pts is not None:
-        indices, times_s, rate = _choose(found.seconds(found.pts), part, limits)
+        indices, times_s, rate = choose(found.seconds(found.pts), part, limits)
         try:
             try:
                 wanted = [found.pts[i] for i in indices]
-                return _assemble(_keep_by_time(path, found, wanted, short_side, limits), wanted, times_s, rate, limits)
+                return assembled(_keep_by_time(path, found, wanted, short_side, limits), wanted, times_s, rate, limits)
             except _Unordered:  # AVI, say, which stores no presentation times
                 if indices[-1] + 1 < len(found.pts):
                     raise
                 # Up to the very last frame, an equal number of packets and frames vouches for the order.
                 kept = _keep(path, found, set(indices), None, short_side, limits)
-                return _assemble(kept, indices, times_s, rate, limits)
+                return assembled(kept, indices, times_s, rate, limits)
         except _Unordered:
             pass
         except Damaged as e:
             damage = str(e)
     if damage and not allow_partial:
         raise VideoError("decode", f"damaged: {damage}")
-    # Now the decoder's own sequence counts: the k-th frame it gives, up to the damage, has the k-th smallest time.
+    return _decode_in_order(path, found, damage, part, short_side, limits, allow_partial)
+
+
+def _decode_in_order(
+    path: str, found: Survey, damage: str, part: Part, short_side: int, limits: Limits, allow_partial: bool
+) -> Clip:
+    """Where the packets' times do not tell the frames apart: the k-th frame that the decoder gives, up to the damage, has the
+    k-th smallest time."""
     times, late_damage = _displayed_times(path, found, limits)
     if late_damage and not allow_partial:
         raise VideoError("decode", f"damaged: {late_damage}")
-    wanted, times_s, rate = _choose(times, part, limits)
+    wanted, times_s, rate = choose(times, part, limits)
     kept = _keep(path, found, set(wanted), None, short_side, limits)
-    return _assemble(kept, wanted, times_s, rate, limits, partial=bool(damage or late_damage))
-
-
-def _assemble(
-    kept: dict, wanted: list[int], times_s: np.ndarray, fps: float, limits: Limits, partial: bool = False
-) -> Clip:
-    first, size_px, source_px = kept[wanted[0]]
-    height, width = first.shape[:2]
-    limits.check("max_clip_bytes", len(wanted) * first.nbytes, f"bytes of {len(wanted)} frames of {width}x{height}:")
-    frames = np.empty((len(wanted), *first.shape), np.uint8)
-    for i, key in enumerate(wanted):  # in rising order, so that each is let go after its last use
-        frame = kept[key][0] if i + 1 < len(wanted) and wanted[i + 1] == key else kept.pop(key)[0]
-        # A stream may change its size half-way; the first frame's holds.
-        frames[i] = frame if frame.shape == first.shape else cv2.resize(frame, (width, height))
-    return Clip(frames, times_s, fps, size_px, source_px, partial)
-
-
-class Part(NamedTuple):
-    """What of a video is asked for: from when to when, and how many frames or, with `fps`, how many a second."""
-
-    start_s: float
-    end_s: float
-    num_frames: int
-    fps: float
-
-    def pick(self, t: np.ndarray, limits: Limits) -> np.ndarray:
-        """int [k]: which of the frames shown at `t` (float64 [n], sorted), all of them in the part."""
-        if self.fps:
-            # A tenth of a tick of leave: containers round times, to whole milliseconds for one.
-            count = int((t[-1] - t[0]) * self.fps + 0.1) + 1
-            limits.check("max_frames", count, f"frames at {self.fps:g} a second:")
-            between = (t[1:] + t[:-1]) / 2
-            # Rounded against floating point, so that a tick half-way between two frames always takes the first.
-            return np.searchsorted(between.round(6), (t[0] + np.arange(count) / self.fps).round(6))
-        position = np.interp(np.linspace(t[0], t[-1], self.num_frames), t, np.arange(len(t)))
-        # The inner rounding undoes floating point, so that an exact half rounds as in round(linspace(0, n - 1, t)).
-        return np.round(np.round(position, 6)).astype(int)
-
-
-def _choose(times: np.ndarray, asked: Part, limits: Limits) -> tuple[list[int], np.ndarray, float]:
-    """Which of the frames shown at `times` (float64 [n], sorted) to keep: indices [t], their times, the part's rate."""
-    if not len(times):
-        raise VideoError("decode", "the video holds no frame")
-    start_s, end_s = asked.start_s, asked.end_s
-    part = np.flatnonzero((times > start_s - EPSILON_S) & ((end_s == 0) | (times < end_s - EPSILON_S)))
-    if not len(part):
-        if not times[0] <= start_s <= times[-1] + np.diff(times).max(initial=0.0):
-            there = f"there are frames from {times[0]:.2f} to {times[-1]:.2f} s"
-            raise VideoError("decode", f"no frame in {start_s:g}..{end_s:g} s; {there}")
-        part = np.flatnonzero(times <= start_s)[-1:]  # a part between two frames shows the first of them
-    t = times[part]
-    limits.check("max_frames", len(t), "frames:")
-    limits.check("max_seconds", t[-1] - t[0], "seconds:")
-    indices = part[asked.pick(t, limits)]
-    fps = (len(t) - 1) / (t[-1] - t[0]) if t[-1] > t[0] else 0.0
-    return indices.tolist(), times[indices].astype(np.float32), float(fps)
+    return assembled(kept, wanted, times_s, rate, limits, partial=bool(damage or late_damage))
 
 
 def _frames(path: str, found: Survey, limits: Limits, jump_to: int | None = None) -> Iterator[av.VideoFrame]:
@@ -264,23 +200,4 @@ def _upright_rgb(frame: av.VideoFrame, short_side: int) -> tuple[np.ndarray, tup
         if not a and not d:
             image, a, d = image.transpose(1, 0, 2), c, b
         image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    height, width = (max(1, n - n % 2) for n in image.shape[:2])
-    image = shrink(np.ascontiguousarray(image[:height, :width]), short_side)
-    return image, (width, height), (frame.width, frame.height)
-
-
-def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
-    """[h w 3] → with that short side and an even long one, unless it is smaller already; 0 leaves it."""
-    height, width = image.shape[:2]
-    if not short_side or min(width, height) <= short_side:
-        return image
-    factor = short_side / min(width, height)
-    return cv2.resize(image, [2 * max(1, round(n * factor / 2)) for n in (width, height)], interpolation=cv2.INTER_AREA)
-
-
-def stretch(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """[h w c] → exactly (width, height), by area where it shrinks, whatever that does to its aspect; None leaves it."""
-    if size is None or image.shape[1::-1] == tuple(size):
-        return image
-    shrinks = size[0] <= image.shape[1] and size[1] <= image.shape[0]
-    return cv2.resize(image, tuple(size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return prepared(image, short_side, (frame.width, frame.height))

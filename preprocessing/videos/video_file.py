@@ -4,17 +4,22 @@ import dataclasses
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import av
 import numpy as np
 
 from mtjax.command.errors import InputError
+from preprocessing.videos import stream_end
 
 # FFmpeg's names of the formats read. Not among them: text (which it would draw as ANSI art), pictures, and above all
 # playlists (HLS, concat), through which a hostile file has other files read.
 FORMATS = (
     "mov,mp4,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,obu,mjpeg,gif,ogg,mxf,dv,nut,rm,vc1,wtv"
 )
+# PyAV 19 dropped the keyword: since then metadata that is not UTF-8 is no error.
+OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+FROM_ZERO = ("matroska", "nut")  # their duration counts from a clock's 0, not from the first frame
 DECLARING = ("mov", "matroska", "flv", "avi")  # formats whose header states the duration; elsewhere it is an estimate
 
 
@@ -29,6 +34,14 @@ class VideoError(InputError):
     def __init__(self, stage: str, reason: str):
         super().__init__(f"{stage}: {reason}")
         self.stage, self.reason = stage, reason
+
+
+# No file makes our code raise these: the fault is the program's or a library's, and would be every video's.
+PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, AssertionError)
+
+
+class ProgramError(RuntimeError):
+    """A fault of this program or of a library's release, not of a video: the run ends."""
 
 
 class Damaged(Exception):
@@ -89,22 +102,51 @@ def check_file(path: str, limits: Limits) -> None:
     limits.check("max_bytes", status.st_size, "bytes of the file:")
 
 
+def locate(videos: Path, path: str, allow_links: bool = False) -> Path:
+    """The file of a clip, or its folder of images, links resolved.
+
+    Args:
+      allow_links: links may lead outside of `videos`; `path` itself may not.
+
+    Raises:
+      VideoError: no path is given, or it, or an image in it, leads outside of `videos`.
+    """
+    if not path:
+        raise VideoError("open", "the catalog has no path for this clip")
+    # Not Path.resolve(), which raises at a loop of links; here opening the file says so.
+    root = Path(os.path.realpath(videos))
+    resolved = Path(os.path.realpath(root / path))
+    if allow_links:
+        if not Path(os.path.normpath(root / path)).is_relative_to(root):
+            raise VideoError("open", f"{path!r} leads outside of {root}")
+        return resolved
+    links = [e.path for e in os.scandir(resolved) if e.is_symlink()] if resolved.is_dir() else []
+    for place in (resolved, *map(Path, map(os.path.realpath, links))):
+        if not place.is_relative_to(root):
+            raise VideoError("open", f"{path!r} leads to {place}, outside of {root}; --allow_links accepts that")
+    return resolved
+
+
 def open_video(path: str) -> av.container.InputContainer:
     """Opens by content, whatever the name says; the absolute path keeps names like `http:x.mp4` from being URLs."""
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        return av.open(os.path.abspath(path), container_options=options, metadata_errors="ignore")
+        return av.open(os.path.abspath(path), container_options=options, **OPTIONS)
     except av.FFmpegError as e:
         raise VideoError("open", f"not a video, or its header is damaged or missing ({e.strerror})") from None
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is not the cover picture of a sound file."""
-    cover = av.stream.Disposition.attached_pic
-    streams = [s for s in container.streams.video if not s.disposition & cover]
+    """The video stream that players show: of those marked as the default, or else of all, the largest, and of equals the first.
+
+    The cover picture of a sound file is none of them.
+    """
+    marks = av.stream.Disposition
+    streams = [s for s in container.streams.video if not s.disposition & marks.attached_pic]
     if not streams:
         raise VideoError("open", f"no video stream; the streams are {[s.type for s in container.streams]}")
-    return streams[0]
+    default = [s for s in streams if s.disposition & marks.default]
+    return max(default or streams, key=lambda s: s.width * s.height)
 
 
 def survey(path: str, start_s: float, end_s: float, limits: Limits) -> Survey:
@@ -117,14 +159,15 @@ def survey(path: str, start_s: float, end_s: float, limits: Limits) -> Survey:
         stream = video_stream(container)
         limits.check("max_pixels", stream.width * stream.height, f"pixels of a {stream.width}x{stream.height} frame:")
         declared_s = (container.duration or 0) / av.time_base
+        zero_s = (container.start_time or 0) / av.time_base
+        format_name = container.format.name.split(",")[0]
+        late_s = max(zero_s, 0.0) if format_name in FROM_ZERO else 0.0
         if not end_s:
-            limits.check("max_seconds", declared_s - start_s, "seconds declared:")
+            limits.check("max_seconds", declared_s - late_s - start_s, "seconds declared:")
         if not end_s and not start_s:
             limits.check("max_frames", stream.frames, "frames declared:")
         rate = stream.average_rate or stream.guessed_rate
-        zero_s = (container.start_time or 0) / av.time_base
         found = Survey([], [], float(stream.time_base), zero_s, float(1 / rate) if rate else 0.0)
-        format_name = container.format.name.split(",")[0]
         try:
             reached_s = _read_packets(container, stream, found, start_s, end_s, limits)
         except (av.FFmpegError, Damaged) as e:
@@ -133,8 +176,13 @@ def survey(path: str, start_s: float, end_s: float, limits: Limits) -> Survey:
     # Headers are loose about the last frame's stay, hence the allowance.
     between = np.diff(found.pts) if found.pts and len(found.pts) > 1 else [0]
     frame_s = max(found.frame_s, float(np.median(between)) * found.tick_s)
-    missing_s = declared_s - reached_s - max(zero_s, 0.0)  # Matroska's duration counts from 0, not from the first frame
-    if format_name in DECLARING and missing_s > max(3 * frame_s, 0.01 * declared_s):
+    missing_s = declared_s - reached_s - late_s
+    if not found.damage and np.isfinite(reached_s) and format_name not in DECLARING:
+        if format_name == "mpegts":
+            found.damage = stream_end.unfinished_transport_stream(path)
+        if not found.damage and found.pts and stream_end.frames_missing_at_the_end(found.pts):
+            found.damage = "frames are missing just before the last one: the file was cut off"
+    if format_name in DECLARING and missing_s > max(3 * frame_s, 0.01 * declared_s) + 1e-3:
         found.damage = f"the header declares {declared_s:.2f} s, but the file ends after {reached_s:.2f} s"
     return found
 
@@ -152,7 +200,8 @@ def _read_packets(container, stream, found: Survey, start_s: float, end_s: float
         if clock is None and not packet.size:  # the flush packet at the end
             continue
         now_s = (clock or 0) * float(packet.time_base) - found.zero_s
-        reached_s = max(reached_s, now_s + (packet.duration or 0) * float(packet.time_base))
+        shown = max(t for t in (packet.pts, clock, 0) if t is not None)  # a frame is shown after it is decoded
+        reached_s = max(reached_s, (shown + (packet.duration or 0)) * float(packet.time_base) - found.zero_s)
         if packet.stream.index != stream.index:
             continue
         if end_s and now_s > end_s:  # whatever is decoded later is shown later

@@ -47,6 +47,7 @@ ALLOWED = {  # room or file → what of mtjax it may import, beside itself
         "mtjax.data.catalog",
         "mtjax.data.columns",
         "mtjax.data.column_writer",
+        "mtjax.data.display",
         "mtjax.data.inspection",
         "mtjax.data.summary",
         "mtjax.modalities.flow_bytes",

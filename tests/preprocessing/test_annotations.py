@@ -326,7 +326,7 @@ def test_more_than_twenty_problems_are_counted(tmp_path):
         ("label,split\n", "no column 'path'"),
         ("path,split\n", "neither a column 'label' nor"),
         ("path,target:\n", "unknown column 'target:'"),
-        ("path;label\n", "unknown column 'path;label'"),
+        ("path|label\n", "unknown column 'path.label'"),
         ("", "no header"),
         ("path,label\n", "no clips in it"),
         ('path,label\na.mp4,"open\nb.mp4,x\n', r"l\.csv:2: .*character"),

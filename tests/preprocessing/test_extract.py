@@ -17,10 +17,10 @@ from mtjax import records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 from preprocessing import extract
-from preprocessing.extraction import column_run, shards
+from preprocessing.extraction import column_run
 from preprocessing.extraction.shards import Decoding, Failure, extract_shard
 from preprocessing.extractors import tracks
-from preprocessing.videos.video_file import VideoError
+from preprocessing.videos.video_file import VideoError, locate
 
 pytestmark = pytest.mark.core
 
@@ -188,8 +188,8 @@ def test_a_path_cannot_leave_the_videos_folder(moving, tmp_path):
     (moving / "videos" / "inner.mp4").symlink_to("clip0.mp4")
     for path in ("../outside.mp4", str(outside), "link.mp4", ""):
         with pytest.raises(VideoError, match=r"outside of|no path"):
-            shards.locate(moving / "videos", path)
-    assert shards.locate(moving / "videos", "inner.mp4").name == "clip0.mp4"
+            locate(moving / "videos", path)
+    assert locate(moving / "videos", "inner.mp4").name == "clip0.mp4"
     dataset(moving, ["clip0.mp4", "link.mp4"])
     assert run(moving) == 3
     [failure] = map(json.loads, (columns.column_dir(moving, "tracks.lk") / "failures.jsonl").read_text().splitlines())

@@ -33,7 +33,7 @@ from preprocessing import extract
 from preprocessing.extraction.backends import MissingBackend
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors import flow
-from preprocessing.videos import video
+from preprocessing.videos import video_clip
 
 contrib = pytest.mark.skipif(not hasattr(cv2, "optflow"), reason="TV-L1 needs opencv-contrib-python-headless")
 SHIFT = (2.0, -1.0)  # of the texture, in pixels a frame
@@ -50,10 +50,10 @@ def moving_texture(frames: int = 4, size=(48, 64), shift=SHIFT, seed: int = 0) -
     return np.repeat(np.stack(rows)[..., None], 3, axis=-1)
 
 
-def clip_of(frames: np.ndarray, times_s=None) -> video.Clip:
+def clip_of(frames: np.ndarray, times_s=None) -> video_clip.Clip:
     times_s = np.arange(len(frames)) / 25 if times_s is None else times_s
     size = frames.shape[2:0:-1]
-    return video.Clip(frames, np.asarray(times_s, np.float32), 25.0, size, size)
+    return video_clip.Clip(frames, np.asarray(times_s, np.float32), 25.0, size, size)
 
 
 def stored_bytes(record) -> np.ndarray:

@@ -21,7 +21,7 @@ from preprocessing import extract
 from preprocessing.extraction import backends
 from preprocessing.extractors import frames, pose, pose_models
 from preprocessing.extractors.pose_models import Detector, PoseModel
-from preprocessing.videos.video import Clip
+from preprocessing.videos.video_clip import Clip
 
 LABELS = {0: "person", 1: "dog"}
 

@@ -111,7 +111,7 @@ def test_names_and_ids():
         ({"keypoint_score": np.ones((2, 4))}, "'keypoint_score' must be an array of 3 dimensions, found (2, 4)"),
         ({"keypoint_score": np.ones((2, 3, 17))}, "does not go with"),
         ({"total_frames": 5}, "'total_frames' is 5, but there are 4 frames"),
-        ({"img_shape": None}, "'img_shape' must be (height, width)"),
+        ({"img_shape": (240,)}, "'img_shape' must be (height, width)"),
         ({"keypoint": np.ones((1, 4, 15, 2)), "keypoint_score": np.ones((1, 4, 15))}, "expected shape (-1, 17, 3)"),
         (
             {"keypoint": np.ones((0, 1 << 40, 17, 2)), "keypoint_score": np.ones((0, 1 << 40, 17))},

@@ -12,7 +12,7 @@ from preprocessing.extraction import backends
 from preprocessing.extractors import points
 from preprocessing.extractors.track_lk import LucasKanade
 from preprocessing.extractors.tracks import Tracks, make_tracker
-from preprocessing.videos.video import Clip
+from preprocessing.videos.video_clip import Clip
 
 FRAME = np.zeros((90, 160, 3), np.uint8)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from preprocessing.videos import video
+from preprocessing.videos import stream_end, video, video_clip
 from preprocessing.videos.decoder import Decoder
 from preprocessing.videos.video import decode
-from preprocessing.videos.video_file import Limits, VideoError
+from preprocessing.videos.video_file import Limits, ProgramError, VideoError
 
 pytestmark = pytest.mark.core
 
@@ -44,6 +45,19 @@ def frame_numbers(frames):
     """Which frames of a `grey_video` these are, by the lower right quarter."""
     h, w = frames.shape[1:3]
     return np.round((frames[:, h // 2 + 2 :, w // 2 + 2 :].mean((1, 2, 3)) - 10) / STEP).astype(int)
+
+
+def noisy_video(path):
+    """50 frames; noise keeps the picture data larger than anything else in the file."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0", "g": "12", "qp": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        rng = np.random.default_rng(0)
+        for i in range(50):
+            image = np.clip(10 + STEP * i + rng.normal(0, 8, (48, 64, 3)), 0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
 
 
 def refusal(path, **options):
@@ -128,6 +142,100 @@ def test_a_late_first_frame_is_time_zero(tmp_path):
     np.testing.assert_allclose(clip.times_s, np.arange(10) / 25, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "a.flv", "a.nut"])
+def test_a_clock_that_starts_late_is_no_length(tmp_path, name):
+    path = grey_video(tmp_path / name, 20, pts_ms=701_200 + 40 * np.arange(20))
+    clip = decode(path, num_frames=3, limits=Limits(max_seconds=2.0))
+    np.testing.assert_allclose(clip.times_s, [0, 0.4, 0.76], atol=0.05)
+    assert "max_seconds" in refusal(path, limits=Limits(max_seconds=0.5))
+
+
+def streams_in_one_file(path, sizes, default):
+    """A Matroska file with a video of each size, frame i of stream k of grey 40 k + i; `default` is marked so."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for k, (width, height) in enumerate(sizes):
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if k == default else av.stream.Disposition(0)
+            streams.append(stream)
+        for i in range(5):
+            for k, stream in enumerate(streams):
+                image = np.full((stream.height, stream.width, 3), 40 * (k + 1) + i, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    "default, size", [(1, (320, 240)), (0, (80, 60)), (None, (320, 240))], ids=["main", "preview", "unmarked"]
+)
+def test_of_several_video_streams_the_default_or_else_the_largest(tmp_path, default, size):
+    path = streams_in_one_file(tmp_path / "two.mkv", [(80, 60), (320, 240), (160, 120)], default)
+    assert decode(path, num_frames=2).size_px == size
+
+
+def test_a_transport_stream_cut_anywhere_is_damaged(tmp_path):
+    whole = noisy_video(tmp_path / "whole.ts")
+    assert not decode(whole, num_frames=50).partial
+    data, cut = whole.read_bytes(), tmp_path / "cut.ts"
+    packets = len(data) // 188
+    in_frames = [  # after these packets a frame goes on: no new unit begins in the next, of the same stream
+        n * 188 for n in range(packets // 2, packets - 1)
+        if data[n * 188 + 1] & 0x40 == 0 and data[(n - 1) * 188 + 1] & 0x1F == data[n * 188 + 1] & 0x1F == 1
+    ][:3]  # fmt: skip
+    assert in_frames
+    for size in (*in_frames, len(data) // 2 // 188 * 188 + 1, len(data) - 1, len(data) - 100):
+        cut.write_bytes(data[:size])
+        with pytest.raises(VideoError, match="damaged"):
+            decode(cut, num_frames=4)
+        assert decode(cut, num_frames=4, allow_partial=True).partial
+
+
+def image_folder(path, count, size=(64, 48), suffix=".jpg"):
+    """Frame i of grey 10 + STEP i, called i + 1 without zeros in front."""
+    path.mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(np.full((size[1], size[0], 3), 10 + STEP * i, np.uint8)).save(path / f"{i + 1}{suffix}")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".PNG"])
+def test_a_folder_of_images_is_a_video(tmp_path, suffix):
+    path = image_folder(tmp_path / "34870", 24, suffix=suffix)
+    (path / "Thumbs.db").write_text("no image")
+    clip = decode(path, num_frames=4, image_fps=12)
+    assert frame_numbers(clip.frames).tolist() == [0, 8, 15, 23]
+    np.testing.assert_allclose(clip.times_s, np.array([0, 8, 15, 23]) / 12, atol=1e-6)
+    assert clip.fps == pytest.approx(12) and clip.size_px == clip.source_px == (64, 48) and not clip.partial
+    with Decoder() as decoder:
+        by_rate = decoder.decode(path, num_frames=1, fps=6.0, short_side=24, image_fps=12.0, start_s=0.5, end_s=1.5)
+    assert frame_numbers(by_rate.frames).tolist() == [6, 8, 10, 12, 14, 16] and by_rate.frames.shape[1:3] == (24, 32)
+
+
+def test_a_folder_of_images_is_refused_as_a_video_is(tmp_path):
+    path = image_folder(tmp_path / "clip", 12)
+    assert "no frame rate: give --image_fps, or fps in the catalog" in refusal(path)
+    assert "max_frames" in refusal(path, image_fps=12, limits=Limits(max_frames=11))
+    assert "max_seconds" in refusal(path, image_fps=1, limits=Limits(max_seconds=10))
+    assert "max_bytes" in refusal(path, image_fps=12, limits=Limits(max_bytes=500))
+    assert "max_pixels" in refusal(path, image_fps=12, limits=Limits(max_pixels=1000))
+    (path / "9.jpg").write_bytes((path / "9.jpg").read_bytes()[:400])
+    assert "damaged: 9.jpg" in refusal(path, image_fps=12, num_frames=12)
+    clip = decode(path, num_frames=8, image_fps=12, allow_partial=True)
+    assert clip.partial and frame_numbers(clip.frames).tolist() == [*range(8)]
+    (tmp_path / "none").mkdir()
+    assert "without images" in refusal(tmp_path / "none", image_fps=12)
+
+
+def test_frames_that_were_shown_earlier_and_are_missing_betray_a_cut():
+    steady = list(range(0, 300, 10))
+    assert not stream_end.frames_missing_at_the_end(steady)
+    assert stream_end.frames_missing_at_the_end([*steady, 320])
+    assert not stream_end.frames_missing_at_the_end([0, 10, 40, *range(50, 400, 10), 420])  # it is not steady at all
+
+
 @pytest.mark.parametrize("jump_s", [1e9, 0.2])
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts", "a.avi"])
 def test_a_part_with_and_without_a_jump(tmp_path, monkeypatch, jump_s, name):
@@ -207,7 +315,7 @@ def test_files_that_are_no_videos(tmp_path):
     assert refusal(sound) == "open: no video stream; the streams are ['audio']"
     for path in (text, playlist, cut):
         assert "open: not a video, or its header is damaged or missing" in refusal(path)
-    assert "No such file" in refusal(tmp_path / "none.mp4") and "not a regular file" in refusal(tmp_path)
+    assert "No such file" in refusal(tmp_path / "none.mp4") and "not a regular file" in refusal("/dev/null")
 
 
 def damaged(source, target, kind):
@@ -224,16 +332,7 @@ def damaged(source, target, kind):
     "kind, name", [("flip", "a.mp4"), ("flip", "a.mkv"), ("flip", "a.avi"), ("flip", "a.ts"), ("cut", "a.mkv")]
 )
 def test_damage_in_the_middle_is_never_a_silently_shorter_clip(tmp_path, kind, name):
-    noise = {"bf": "0", "g": "12", "qp": "10"}
-    source = tmp_path / f"whole_{name}"
-    with av.open(str(source), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options=noise)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        rng = np.random.default_rng(0)
-        for i in range(50):  # noise keeps the picture data, which is damaged, larger than anything else in the file
-            image = np.clip(10 + STEP * i + rng.normal(0, 8, (48, 64, 3)), 0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
+    source = noisy_video(tmp_path / f"whole_{name}")
     whole = decode(source, num_frames=50)
     damaged(source, tmp_path / name, kind)
     assert "decode: damaged" in refusal(tmp_path / name)
@@ -278,6 +377,9 @@ def sleep(path, **options):
 def crash(path, **options):
     if "bad" in path: os.kill(os.getpid(), signal.SIGSEGV)
     return video.decode(path, **options)
+def broken(path, **options):
+    if "bad" in path: path.no_such_method()
+    return video.decode(path, **options)
 def crash_once(path, **options):
     mark = pathlib.Path(path + ".tried")
     if not mark.exists():
@@ -303,11 +405,16 @@ def fakes(tmp_path, monkeypatch):
 def test_a_hang_or_a_crash_costs_one_video(fakes, target, stage, reason):
     with Decoder(timeout_s=1.0 if target == "sleep" else 60.0, target=f"fake_decoders:{target}") as decoder:
         results = list(decoder.map(fakes))
-    assert isinstance(results[0], video.Clip) and isinstance(results[2], video.Clip)
+    assert isinstance(results[0], video_clip.Clip) and isinstance(results[2], video_clip.Clip)
     if stage:
         assert results[1].stage == stage and reason in results[1].reason
     else:
-        assert isinstance(results[1], video.Clip)
+        assert isinstance(results[1], video_clip.Clip)
+
+
+def test_a_fault_of_the_program_is_no_fault_of_a_video(fakes):
+    with Decoder(target="fake_decoders:broken") as decoder, pytest.raises(ProgramError, match="no_such_method"):
+        list(decoder.map(fakes))
 
 
 def test_the_child_gives_what_decode_gives(tmp_path):
