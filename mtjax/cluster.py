@@ -1,23 +1,24 @@
 """Clusters a column of features; the clusters become a column of pseudo labels (MotionFit, Sec. 3.3).
 
-python -m mtjax.cluster ROOT --features=mplg.embedding --column=pseudo.k1000 --k=1000 [--granularity=clip|change|thirds|video]
+mtjax cluster ROOT --features=mplg.embedding --column=pseudo.k1000 --k=1000 [--granularity=clip|change|thirds|video]
 
 Fits on the clips of --splits alone and labels every clip that has features. A killed run goes on after its last iteration.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtjax.clusters import segments
 from mtjax.clusters.pseudo_labels import cluster
-from mtjax.data import column_writer
+from mtjax.command import arguments, shell
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mtjax.cluster", description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path)
+@shell.command("cluster")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("cluster", __doc__)
+    parser.add_argument("root", type=Path, help="the dataset folder")
     parser.add_argument("--features", required=True, help="column of features")
     parser.add_argument("--field", default="embedding", help="of that column")
     parser.add_argument("--column", required=True, help="to write, e.g. pseudo.k1000")
@@ -25,16 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--splits", default="train", help="comma separated: what is fitted; every clip gets a label")
     parser.add_argument("--granularity", default="clip", choices=segments.GRANULARITIES, help="what shares a label")
     parser.add_argument("--percentile", type=float, default=90.0, help="of a video's steps, for --granularity=change")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice and the first centroids")
+    parser.add_argument("--iterations", type=int, default=25, help="of Lloyd's algorithm")
     parser.add_argument("--points_per_centroid", type=int, default=256, help="at most this many are fitted; 0: all")
     parser.add_argument("--overwrite", action="store_true", help="what the column holds, if it was made differently")
     args = vars(parser.parse_args(argv))
-    try:
-        facts = cluster(args.pop("root"), **args | {"splits": tuple(args["splits"].split(","))})
-    except (ValueError, column_writer.Busy) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    facts = cluster(args.pop("root"), **args | {"splits": tuple(args["splits"].split(","))})
     print(json.dumps(facts, indent=1))
     return 0
 

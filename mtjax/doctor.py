@@ -1,20 +1,21 @@
 """What this machine has for a run: versions, devices, disk, shared memory. For bug reports, and before a long run.
 
-python -m mtjax.doctor [--distributed]
+mtjax doctor [--distributed]
 """
 
-import argparse
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
 from mtjax import __version__
+from mtjax.command import arguments, shell
 from mtjax.compute import distributed
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -86,8 +87,9 @@ def host() -> Iterator[Finding]:
     yield "JAX_COMPILATION_CACHE_DIR", cache or "not set: every start compiles anew", ""
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mtjax.doctor", description=__doc__.splitlines()[0])
+@shell.command("doctor")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("doctor", __doc__)
     parser.add_argument("--distributed", action="store_true", help="join the other processes, as mtjax.train does")
     if parser.parse_args(argv).distributed:
         distributed.initialize()
@@ -99,4 +101,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,13 +1,12 @@
 """A trained model as one file that runs with JAX alone: what `predict` computes, parameters and preparation included.
 
-python -m mtjax.export runs/mine                      # writes runs/mine/model.jaxexport and model.json
+mtjax export runs/mine                      # writes runs/mine/model.jaxexport and model.json
 
 import jax, numpy as np                               # anywhere else, without mtjax and Flax
 model = jax.export.deserialize(bytearray(open("model.jaxexport", "rb").read()))
 model.call({"tracks": np.zeros((5, 32, 32, 3), np.float32), "length": np.full(5, 32, np.int32)})["probs"]
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from mtjax.command import arguments, shell
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
-from mtjax.run import checkpoint
 from mtjax.run.experiment import Experiment, load_without_data
 from mtjax.run.plain_config import config_hash
 from mtjax.types import Batch
@@ -74,20 +73,17 @@ def describe(experiment: Experiment, meta: dict[str, Any], exported: jax.export.
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mtjax.export", description=__doc__.splitlines()[0])
+@shell.command("export")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("export", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--out", type=Path, default=None, help="file (default: WORKDIR/model.jaxexport)")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="comma separated")
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = parser.parse_args(argv)
     out = args.out or args.workdir / "model.jaxexport"
-    try:
-        experiment, state, meta = load_without_data(args.workdir, args.step)
-        exported = export(experiment, state, args.platforms.split(","))
-    except (ValueError, checkpoint.NoGoodCheckpoint) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    experiment, state, meta = load_without_data(args.workdir, args.step)
+    exported = export(experiment, state, args.platforms.split(","))
     facts = describe(experiment, meta, exported)
     out.write_bytes(exported.serialize())
     write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")

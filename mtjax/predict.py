@@ -1,29 +1,31 @@
 """Uses a trained workdir: on raw videos, or over a dataset as a new column.
 
-python -m mtjax.predict WORKDIR VIDEO [VIDEO …] [--out=DIR]
-python -m mtjax.predict WORKDIR --root=DATASET --column=movt.probs [--splits=train,test] [--fields=probs,embedding]
-python -m mtjax.predict WORKDIR --root=DATASET --column=mplg.embedding --dense=16        # of every clip of a video
+mtjax predict WORKDIR VIDEO [VIDEO …] [--out=DIR]
+mtjax predict WORKDIR --root=DATASET --column=movt.probs [--splits=train,test] [--fields=probs,embedding]
+mtjax predict WORKDIR --root=DATASET --column=mplg.embedding --dense=16        # of every clip of a video
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mtjax.command import arguments, shell
 from mtjax.compute.step import State
-from mtjax.data import column_writer, columns
+from mtjax.data import columns
 from mtjax.raw_video import overlay
 from mtjax.raw_video.predict import predict
-from mtjax.run import checkpoint
 from mtjax.run.evaluation import load
 from mtjax.run.experiment import Experiment, load_without_data
 from mtjax.run.plain_config import from_json
 from mtjax.run.prediction_column import write_column
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mtjax.predict", description=__doc__.splitlines()[0])
+@shell.command("predict")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("predict", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("videos", nargs="*", type=Path)
     parser.add_argument(
@@ -56,23 +58,19 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if bool(args.videos) == bool(args.column):
         parser.error("give either VIDEO files or --column=NAME")
-    try:
-        if args.column:
-            changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
-            loaded = _load(args.workdir, args.step, changed, args.batch)
-            splits = [s for s in args.splits.split(",") if s]
-            index = write_column(
-                *loaded, args.column, splits, args.fields.split(","), copies=args.copies, each_clip=bool(args.dense)
+    if args.column:
+        changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
+        loaded = _load(args.workdir, args.step, changed, args.batch)
+        splits = [s for s in args.splits.split(",") if s]
+        index = write_column(
+            *loaded, args.column, splits, args.fields.split(","), copies=args.copies, each_clip=bool(args.dense)
+        )
+        if index is not None:
+            print(
+                f"column {args.column!r}: {len(index.ids)} records in {columns.column_dir(loaded[0].data.root, args.column)}"
             )
-            if index is not None:
-                print(
-                    f"column {args.column!r}: {len(index.ids)} records in {columns.column_dir(loaded[0].data.root, args.column)}"
-                )
-            return 0
-        return _predict_videos(args)
-    except (ValueError, checkpoint.NoGoodCheckpoint, column_writer.Busy) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+        return 0
+    return _predict_videos(args)
 
 
 def _load(workdir: Path, step: str, changed: dict[str, Any], batch: int) -> tuple[Experiment, State, dict[str, Any]]:

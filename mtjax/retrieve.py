@@ -1,26 +1,26 @@
 """Retrieval with the features of a trained workdir: R@k of clips and of videos (MotionFit, Table 7; motionfit.md §8).
 
-python -m mtjax.retrieve WORKDIR [--root=DATASET] [--queries=test] [--gallery=train] [--views=10]
-python -m mtjax.retrieve WORKDIR --relevant=video --dense=16       # other clips of the same video; no labels needed
+mtjax retrieve WORKDIR [--root=DATASET] [--queries=test] [--gallery=train] [--views=10]
+mtjax retrieve WORKDIR --relevant=video --dense=16       # other clips of the same video; no labels needed
 
 Describes the clips once, in a column of the dataset, adds the scores to WORKDIR/results.json as `NAME/video_R@1` and so on, and
 keeps the neighbours in WORKDIR/NAME.npz for the report. A second dataset wants another --name and --root.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from mtjax.data import column_writer
-from mtjax.run import checkpoint
+from mtjax.command import arguments, shell
 from mtjax.run.retrieval import LABEL, VIDEO, notes_of, retrieve, table_of
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mtjax.retrieve", description=__doc__.splitlines()[0])
+@shell.command("retrieve")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("retrieve", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--root", default="", help="dataset folder (default: the training one)")
     parser.add_argument("--column", default="", help="of descriptors (default: retrieval.WORKDIR)")
@@ -37,11 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=0, help="videos described at once (default: the run's)")
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = vars(parser.parse_args(argv))
-    try:
-        scores, facts = retrieve(args.pop("workdir"), **args)
-    except (ValueError, checkpoint.NoGoodCheckpoint, column_writer.Busy) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    scores, facts = retrieve(args.pop("workdir"), **args)
     header, rows = table_of(scores)
     table = Table(*header, title=f"{args['name']} (%)")
     for row in rows:

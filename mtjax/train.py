@@ -1,39 +1,31 @@
 """Trains, resumes, evaluates.
 
-    python -m mtjax.train --config=configs/movt_mannequin.py --workdir=runs/movt [--config.optimizer.lr=3e-4]
+    mtjax train --config=configs/movt_mannequin.py --workdir=runs/movt [--config.optimizer.lr=3e-4]
 
-Running the same command again resumes. Exit status: 0 done, 1 too many non-finite steps, 2 wrong config or data,
-143 stopped by a signal after saving.
+Running the same command again resumes. `python -m mtjax.train` is the same. Exit status: 0 done, 1 too many non-finite steps or a
+full disk, 2 wrong config or data, 143 stopped by a signal after saving.
 """
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags, logging
+from absl import logging
 
+from mtjax.command import shell
 from mtjax.compute import distributed, host_memory, sharding
 from mtjax.compute.step import State, scalars_to_host
 from mtjax.data.batches import training_batches
 from mtjax.lookup import ConfigError
-from mtjax.run import scoring
-from mtjax.run.checkpoint import NoGoodCheckpoint
+from mtjax.run import flags, scoring
 from mtjax.run.dry_run import dry_run
 from mtjax.run.evaluation import Interrupted
 from mtjax.run.experiment import Experiment
 from mtjax.run.metrics_log import MetricsLog, Progress
-from mtjax.run.plain_config import parse_flags
 from mtjax.run.workdir import Run, refuse_overlap
-
-flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and reports of this run lie.")
-flags.DEFINE_bool("dry_run", False, "Compile on fake data, print sizes and costs, and stop.")
-flags.DEFINE_bool("distributed", False, "Join the other processes of this run (TPU pods, Slurm, launch/*).")
-flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs.")
-flags.DEFINE_bool("allow_data_change", False, "Resume although the dataset differs.")
-flags.DEFINE_bool("allow_overlap", False, "Score evaluation clips although they are trained on.")
 
 
 class Preempted(Exception):
@@ -130,42 +122,38 @@ def trace(exp: Experiment, run: Run, step: int) -> None:
         jax.profiler.stop_trace()
 
 
-def main(argv: list[str]) -> int:
+@shell.command("train")
+def main(argv: Sequence[str] | None = None) -> int:
     host_memory.keep_freed()
-    config = parse_flags(argv)
-    if flags.FLAGS.distributed:
+    given = flags.define()
+    if {"-h", "--help"} & set(argv):
+        print(flags.usage(given, __doc__))
+        return 0
+    config, rest = flags.parse(argv, given)
+    if rest:
+        raise ConfigError(f"unexpected arguments {rest}; settings are written --config.a.b=value")
+    if given.distributed:
         distributed.initialize()
-    try:
-        if flags.FLAGS.dry_run:
-            return dry_run(config)
-        if "://" in flags.FLAGS.workdir:
-            raise ConfigError(
-                f"--workdir={flags.FLAGS.workdir}: needs a folder; only --config.train.checkpoints may be a bucket"
-            )
-        exp = Experiment(config)
-        exp.check_fit()
-        exp.announce()
-        refuse_overlap(exp, flags.FLAGS.allow_overlap)
-        run = Run(
-            exp,
-            Path(flags.FLAGS.workdir),
-            config_may_change=flags.FLAGS.allow_config_change,
-            data_may_change=flags.FLAGS.allow_data_change,
-        )
-    except (ValueError, NoGoodCheckpoint) as e:  # ConfigError, CatalogError, ColumnError, RecordError are ValueErrors
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    if given.dry_run:
+        return dry_run(config)
+    if not given.workdir:
+        raise ConfigError("needs --workdir=FOLDER, where checkpoints, metrics and scores of this run shall lie")
+    if "://" in given.workdir:
+        raise ConfigError(f"--workdir={given.workdir}: needs a folder; only --config.train.checkpoints may be a bucket")
+    exp = Experiment(config)
+    exp.check_fit()
+    exp.announce()
+    refuse_overlap(exp, given.allow_overlap)
+    may_change = {"config_may_change": given.allow_config_change, "data_may_change": given.allow_data_change}
+    run = Run(exp, Path(given.workdir), **may_change)
     try:
         train(exp, run, distributed.Preemption())
     except Preempted:
         return distributed.EXIT_PREEMPTED
-    except (ConfigError, NoGoodCheckpoint, FloatingPointError, OSError) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 1 if isinstance(e, FloatingPointError | OSError) else 2
     finally:
         run.checkpoints.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

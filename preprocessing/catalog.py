@@ -1,4 +1,4 @@
-"""Makes a dataset from annotation files: `python -m preprocessing.catalog KIND SRC OUT`.
+"""Makes a dataset from annotation files: `mtjax catalog KIND SRC OUT`.
 
 KIND and its SRC:
   folder          the folder of class folders: SRC/<class>/<video>, or SRC/<train|val|test>/<class>/<video>
@@ -20,15 +20,16 @@ import functools
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from mtjax.command import arguments, shell
 from mtjax.data import summary
 from mtjax.data.catalog import Catalog, CatalogError
-from mtjax.data.column_writer import Busy, write_column
-from mtjax.data.columns import ColumnError, list_columns
+from mtjax.data.column_writer import write_column
+from mtjax.data.columns import list_columns
 from mtjax.data.files import write_atomically
 from mtjax.data.inspection import split_overlaps
-from mtjax.records import RecordError
 from preprocessing.annotations import folder, kinetics, motion_npz, table, twentybn, ucf_hmdb
 from preprocessing.annotations.listing import SHOWN, Listing, text_problem
 from preprocessing.annotations.videos import locate
@@ -67,11 +68,7 @@ OFFICIAL_CLIPS = {
 
 
 def _flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m preprocessing.catalog",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments.parser("catalog", __doc__)
     parser.add_argument("kind", metavar="KIND", choices=PARSERS)
     parser.add_argument("src", metavar="SRC")
     parser.add_argument("out", metavar="OUT", help="the dataset folder, e.g. data/ucf101")
@@ -92,14 +89,11 @@ def _flags() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@shell.command("catalog")
+def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 with a message and nothing written."""
     args = _flags().parse_args(argv)
-    try:
-        _run(args)
-    except (CatalogError, ColumnError, RecordError, Busy, OSError) as e:
-        print(f"preprocessing.catalog: {e}", file=sys.stderr)
-        return 2
+    _run(args)
     return 0
 
 

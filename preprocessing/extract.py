@@ -1,32 +1,34 @@
 """Videos → columns of a dataset.
 
-    python -m preprocessing.extract tracks ROOT --backend=lk
-    python -m preprocessing.extract pose ROOT --detector=rt_detr --pose=vitpose_b
-    python -m preprocessing.extract frames ROOT --short_side=256 --frames=32
-    python -m preprocessing.extract flow ROOT --method=tvl1
+    mtjax extract tracks ROOT --backend=lk
+    mtjax extract pose ROOT --detector=rt_detr --pose=vitpose_b
+    mtjax extract frames ROOT --short_side=256 --frames=32
+    mtjax extract flow ROOT --method=tvl1
 
 Where no clip has a video, the images of the column `frames` are taken in its place; `--from` names another column.
 
 Stop it at any time: the same command does only what is left. On several machines, `--shard=0/4` ... `--shard=3/4` each
 do a quarter, and whichever ends last finishes the column. Exit codes: 0 done, 1 a worker or the disk failed, 2 cannot
-begin as asked, 3 more failures than `--max_failures` (all else is written all the same), 130 interrupted.
+begin as asked, 3 more failures than `--max_failures` (all else is written all the same), 4 a package or weights are missing,
+130 interrupted.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from mtjax.command import arguments, shell
 from mtjax.data import columns
 from mtjax.data.catalog import Catalog, CatalogError
-from preprocessing.extraction import column_run
-from preprocessing.extraction.backends import MissingBackend
-from preprocessing.extraction.shards import Decoding, Extractor, Source
-from preprocessing.extraction.stored_frames import StoredFrames
-from preprocessing.extractors import flow, frames, points, pose, pose_models, tracks
-from preprocessing.videos.video_file import Limits
+
+with shell.importing("extract"):
+    from preprocessing.extraction import column_run
+    from preprocessing.extraction.shards import Decoding, Extractor, Source
+    from preprocessing.extraction.stored_frames import StoredFrames
+    from preprocessing.extractors import flow, frames, points, pose, pose_models, tracks
+    from preprocessing.videos.video_file import Limits
 
 IMAGES = "frames"  # the column that is looked for where clips have no video
 
@@ -65,15 +67,23 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(
-        prog="python -m preprocessing.extract", description="Videos → columns of a dataset."
-    )
+    whole = arguments.parser("extract", __doc__)
     common = _common()
     kinds = whole.add_subparsers(dest="kind", required=True)
-    _add_tracks(kinds.add_parser("tracks", parents=[common], help="point tracks").add_argument)
-    _add_pose(kinds.add_parser("pose", parents=[common], help="joints of persons").add_argument)
-    _add_flow(kinds.add_parser("flow", parents=[common], help="motion from frame to frame").add_argument)
-    of_frames = kinds.add_parser("frames", parents=[common], help="JPEG images")
+    _add_tracks(
+        kinds.add_parser("tracks", parents=[common], formatter_class=arguments.Help, help="point tracks").add_argument
+    )
+    _add_pose(
+        kinds.add_parser(
+            "pose", parents=[common], formatter_class=arguments.Help, help="joints of persons"
+        ).add_argument
+    )
+    _add_flow(
+        kinds.add_parser(
+            "flow", parents=[common], formatter_class=arguments.Help, help="motion from frame to frame"
+        ).add_argument
+    )
+    of_frames = kinds.add_parser("frames", parents=[common], formatter_class=arguments.Help, help="JPEG images")
     spacing = of_frames.add_mutually_exclusive_group()
     spacing.add_argument("--frames", type=int, default=32, help="evenly spaced in time")
     spacing.add_argument("--fps", type=float, default=0.0, help="instead: so many a second")
@@ -241,41 +251,31 @@ def _videos(args: argparse.Namespace, info: Mapping[str, Any]) -> Path:
     return folder
 
 
+@shell.command("extract")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    try:
-        if args.overwrite == "always" and args.shard[1] > 1:
-            raise ValueError("--overwrite=always on one of several machines deletes the others' work; use =stale")
-        source = _source(args)
-        extractor = {"tracks": _tracks, "pose": _pose, "flow": _flow, "frames": _frames}[args.kind](args)
-        if extractor.name == args.images:
-            raise ValueError(f"column {args.images!r} cannot be made from itself; give --name")
-        code = column_run.run(
-            args.root,
-            extractor,
-            source,
-            producer=f"preprocessing.extract {args.kind}",
-            num_workers=args.num_workers,
-            machine=args.shard,
-            num_shards=args.num_shards,
-            overwrite=args.overwrite,
-            max_failures=args.max_failures,
-            retry_failures=args.retry_failures,
-        )
-        if args.kind in ("pose", "flow"):
-            what = "who was found" if args.kind == "pose" else "how much moves"
-            print(f"{what}: python -m mtjax.data coverage {args.root} --column={extractor.name}")
-        return code
-    except (CatalogError, columns.ColumnError, MissingBackend, ValueError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except (BrokenProcessPool, OSError) as e:
-        reason = "a worker died (out of memory?)" if isinstance(e, BrokenProcessPool) else e
-        print(f"error: {reason}; the same command does what is left", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command does what is left", file=sys.stderr)
-        return 130
+    if args.overwrite == "always" and args.shard[1] > 1:
+        raise ValueError("--overwrite=always on one of several machines deletes the others' work; use =stale")
+    source = _source(args)
+    extractor = {"tracks": _tracks, "pose": _pose, "flow": _flow, "frames": _frames}[args.kind](args)
+    if extractor.name == args.images:
+        raise ValueError(f"column {args.images!r} cannot be made from itself; give --name")
+    code = column_run.run(
+        args.root,
+        extractor,
+        source,
+        producer=f"preprocessing.extract {args.kind}",
+        num_workers=args.num_workers,
+        machine=args.shard,
+        num_shards=args.num_shards,
+        overwrite=args.overwrite,
+        max_failures=args.max_failures,
+        retry_failures=args.retry_failures,
+    )
+    if args.kind in ("pose", "flow"):
+        what = "who was found" if args.kind == "pose" else "how much moves"
+        print(f"{what}: mtjax data coverage {args.root} --column={extractor.name}")
+    return code
 
 
 if __name__ == "__main__":

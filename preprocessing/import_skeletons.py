@@ -1,14 +1,14 @@
-"""Makes a pose column of skeletons that others have extracted: `python -m preprocessing.import_skeletons KIND SRC ROOT`.
+"""Makes a pose column of skeletons that others have extracted: `mtjax import_skeletons KIND SRC ROOT`.
 
 KIND and its SRC:
   pyskl   a pickle of pyskl or MMAction2 (ucf101_hrnet.pkl); it is read without running anything in it
   vpd     a folder of <video>/coco_keypoints.json.gz
 
-ROOT is a dataset that exists (`python -m preprocessing.catalog`). A clip is found by its id, or by the last part of its id
+ROOT is a dataset that exists (`mtjax catalog`). A clip is found by its id, or by the last part of its id
 (`ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01` by `v_ApplyEyeMakeup_g08_c01`) where that is one clip's alone. Clips that SRC does
 not have are in the column's failures.jsonl, skeletons of no clip in its unmatched.txt; both are counted and shown.
 
-Scores are those of the network that made the skeletons: see `python -m mtjax.data coverage ROOT --column=NAME`.
+Scores are those of the network that made the skeletons: see `mtjax data coverage ROOT --column=NAME`.
 Exit codes: 0 done, 2 cannot begin, 3 more clips without a record than `--max_failures` (all else is written all the same).
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from mtjax.command import arguments, shell
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.files import write_atomically
@@ -36,11 +37,7 @@ Readers = Mapping[str, Callable[[], People]]
 
 
 def _flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m preprocessing.import_skeletons",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments.parser("import_skeletons", __doc__)
     parser.add_argument("kind", metavar="KIND", choices=READERS)
     parser.add_argument("src", metavar="SRC", type=Path)
     parser.add_argument("root", metavar="ROOT", type=Path, help="the dataset folder")
@@ -53,13 +50,10 @@ def _flags() -> argparse.ArgumentParser:
     return parser
 
 
+@shell.command("import_skeletons")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _flags().parse_args(argv)
-    try:
-        return _run(args)
-    except (CatalogError, columns.ColumnError, RecordError, column_writer.Busy, OSError) as e:
-        print(f"preprocessing.import_skeletons: {e}", file=sys.stderr)
-        return 2
+    return _run(args)
 
 
 def _run(args: argparse.Namespace) -> int:

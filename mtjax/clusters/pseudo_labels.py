@@ -50,7 +50,7 @@ def read_segments(
     if dense and "centre_s" not in schema:
         raise columns.ColumnError(
             f"column {column.spec.name!r} has several features a video and no centre_s; write it with "
-            "`python -m mtjax.predict … --dense`"
+            "`mtjax predict … --dense`"
         )
     has_record = np.flatnonzero(column.rows(c.id for c in catalog.clips) >= 0)
     clip, feature, start = [], [], []

@@ -1,4 +1,4 @@
-"""Published weights → our modules. `load("xclip", SRC)` from Python, `python -m mtjax.convert xclip SRC OUT` from a shell.
+"""Published weights → our modules. `load("xclip", SRC)` from Python, `mtjax convert xclip SRC OUT` from a shell.
 
 A converted model is a folder with `config.json` (which constructor, with which keywords) and `weights.safetensors` (our flat
 parameter names). Every array of the source is accounted for, or the conversion is refused.

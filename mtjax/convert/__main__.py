@@ -1,14 +1,16 @@
-"""Converts published weights: `python -m mtjax.convert KIND SRC OUT`; `--back` writes the published layout again."""
+"""Converts published weights: `mtjax convert KIND SRC OUT`; `--back` writes the published layout again."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 
 from mtjax import convert
+from mtjax.command import arguments, shell
 from mtjax.convert import names
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mtjax.convert", description=__doc__)
+@shell.command("convert")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("convert", __doc__)
     parser.add_argument("kind", choices=convert.KINDS)
     parser.add_argument(
         "source", help="Hugging Face folder or id, .safetensors, the authors' .pth, or a converted folder"
@@ -19,11 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--back", action="store_true")
     args = parser.parse_args(argv)
-    try:
-        keywords, params = convert.convert(args.kind, args.source)
-    except names.ConversionError as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    keywords, params = convert.convert(args.kind, args.source)
     if args.back:
         from safetensors.numpy import save_file
 

@@ -1,4 +1,4 @@
-"""Looks after datasets: `python -m mtjax.data check|info|index|bench|coverage|shots ROOT`.
+"""Looks after datasets: `mtjax data check|info|index|bench|coverage|shots ROOT`.
 
   check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
             Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
@@ -17,9 +17,11 @@ Exit code 2: the arguments are wrong, or there is nothing to work on.
 import argparse
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtjax import lookup
+from mtjax.command import arguments, shell
 from mtjax.data import inspection, summary
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.columns import Column, ColumnError
@@ -30,9 +32,7 @@ from mtjax.records import RecordError
 
 
 def _flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mtjax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser("data", __doc__)
     parser.add_argument("command", choices=("check", "info", "index", "bench", "coverage", "shots"))
     parser.add_argument("root", metavar="ROOT", type=Path, help="the dataset folder")
     parser.add_argument("--column", default="", help="only this column")
@@ -49,17 +49,14 @@ def _flags() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@shell.command("data")
+def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     args = _flags().parse_args(argv)
     commands = {
         "check": _check, "info": _info, "index": _index, "bench": _bench, "coverage": _coverage, "shots": _shots,
     }  # fmt: skip
-    try:
-        return commands[args.command](args, _column_names(args))
-    except (CatalogError, ColumnError, RecordError, lookup.ConfigError, OSError) as e:
-        print(f"mtjax.data {args.command}: {e}", file=sys.stderr)
-        return 2
+    return commands[args.command](args, _column_names(args))
 
 
 def _column_names(args: argparse.Namespace) -> list[str]:

@@ -175,7 +175,7 @@ class Catalog:
         root = Path(root)
         if not (root / "dataset.json").is_file():
             raise CatalogError(
-                f"{root}: no dataset.json. Make one with `python -m preprocessing.catalog KIND SRC {root}`, "
+                f"{root}: no dataset.json. Make one with `mtjax catalog KIND SRC {root}`, "
                 "or set --config.data.root to the folder that holds it"
             )
         try:

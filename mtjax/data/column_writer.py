@@ -151,7 +151,7 @@ def finish(directory: Path) -> columns.Index:
     if len(markers) < spec.num_shards:
         raise columns.ColumnError(
             f"{directory}: {spec.num_shards - len(markers)} of {spec.num_shards} shards are not finished; run the extraction "
-            "again, or `python -m mtjax.data index` when the shards were copied without their markers"
+            "again, or `mtjax data index` when the shards were copied without their markers"
         )
     for marker in markers:
         failures += json.loads(marker.read_text())["failures"]

@@ -54,9 +54,7 @@ class Spec:
         try:
             fields = dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise ColumnError(
-                f"{path} does not exist; extract the column first (`python -m preprocessing.extract`)"
-            ) from None
+            raise ColumnError(f"{path} does not exist; extract the column first (`mtjax extract`)") from None
         except (OSError, ValueError, TypeError, RecursionError) as e:
             raise ColumnError(f"{path}: unreadable: {e}") from None
         found = (fields.pop("column_version", None), fields.pop("schema_version", None))
@@ -175,7 +173,7 @@ def build_index(directory: Path) -> Index:
 def _fresh_index(directory: Path, spec: Spec) -> Index:
     """Loads the index and refuses one that does not describe the shards on disk."""
     path = directory / INDEX
-    remedy = f"run `python -m mtjax.data index {directory.parent.parent} --column={spec.name}`"
+    remedy = f"run `mtjax data index {directory.parent.parent} --column={spec.name}`"
     if not path.is_file():
         raise ColumnError(f"{path} does not exist: the extraction was not finished; run it again, or {remedy}")
     try:

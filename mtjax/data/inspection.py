@@ -1,4 +1,4 @@
-"""Checking a dataset: `python -m mtjax.data check`, `index` and `bench`."""
+"""Checking a dataset: `mtjax data check`, `index` and `bench`."""
 
 import dataclasses
 import hashlib
@@ -166,7 +166,7 @@ def _check_failures(directory: Path, ids: set[str], known_ids: set[str] | None) 
 
 def _check_index(directory: Path, found: _Found) -> list[str]:
     path = directory / columns.INDEX
-    remedy = f"run `python -m mtjax.data index {directory.parent.parent} --column={directory.name}`"
+    remedy = f"run `mtjax data index {directory.parent.parent} --column={directory.name}`"
     if not path.is_file():
         return [f"{path}: does not exist: the extraction was not finished; run it again, or {remedy}"]
     try:

@@ -1,4 +1,4 @@
-"""Tables of what a dataset holds: `python -m mtjax.data info`."""
+"""Tables of what a dataset holds: `mtjax data info`."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""How much of a dataset a pose column sees: `python -m mtjax.data coverage`."""
+"""How much of a dataset a pose column sees: `mtjax data coverage`."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence

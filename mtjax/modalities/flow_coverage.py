@@ -1,4 +1,4 @@
-"""How much moves in a flow column: `python -m mtjax.data coverage`."""
+"""How much moves in a flow column: `mtjax data coverage`."""
 
 import dataclasses
 from collections.abc import Sequence

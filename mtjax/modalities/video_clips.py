@@ -98,7 +98,7 @@ class VideoClips(OneColumn):
         column = self.columns[1]
         if not {"label", "start_s"} <= set(column.spec.schema) or "class_names" not in column.spec.parameters:
             raise ValueError(
-                f"config.data.pseudo={self.pseudo!r}: has {sorted(column.spec.schema)}; `python -m mtjax.cluster` makes "
+                f"config.data.pseudo={self.pseudo!r}: has {sorted(column.spec.schema)}; `mtjax cluster` makes "
                 "columns of pseudo labels"
             )
         return column
@@ -142,7 +142,7 @@ class VideoClips(OneColumn):
         if self.present and any(schema.get(f) is None or schema[f].dtype != "jpeg" for f in self.fields):
             raise ValueError(
                 f"config.data.field={self.field!r}: column {self.column!r} has no JPEG images in {self.fields}, but "
-                f"{sorted(schema)}; `python -m preprocessing.extract` makes such columns"
+                f"{sorted(schema)}; `mtjax extract` makes such columns"
             )
         if self.present and self.pseudo:
             _ = self.pseudo_column

@@ -1,7 +1,7 @@
 """Ours beside the paper's: one table and one self-contained HTML page from any number of workdirs.
 
-    python -m mtjax.report WORKDIR [WORKDIR …] [--table=mt.t1,mt.t2] [--out=report.html]
-    python -m mtjax.report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN] [--clusters=COLUMN,COLUMN]
+    mtjax report WORKDIR [WORKDIR …] [--table=mt.t1,mt.t2] [--out=report.html]
+    mtjax report STUDENT --teacher=WORKDIR [--baseline=WORKDIR] [--features=COLUMN,COLUMN] [--clusters=COLUMN,COLUMN]
 
 Runs that differ in their seed and official split alone are one row: mean ± standard deviation (of the sample) and n, over splits
 where there are several. Runs that differ in how many labels they use besides are one line of a plot. Comparisons and features
@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mtjax.command import arguments, shell
 from mtjax.lookup import ConfigError
 from mtjax.report import attention, clusters, comparison, features, labels, paper_tables, retrieval
 from mtjax.report.groups import Group, group_runs
@@ -55,8 +56,9 @@ def sections(runs: list[Result], groups: list[Group], args: argparse.Namespace) 
     return found + [section for sections in of_run for group in groups for section in sections(group.runs[0])]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mtjax.report", description=__doc__.splitlines()[0])
+@shell.command("report")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("report", __doc__)
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--table", default="", help="paper tables to print beside, comma separated, e.g. mt.t1")
     parser.add_argument("--teacher", type=Path, default=None, help="finished run to compare the first WORKDIR with")
@@ -67,19 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clusters_frames", default="frames", help="column of their pictures (default: frames)")
     parser.add_argument("--out", type=Path, default=None, help="HTML file (default: FIRST_WORKDIR/report.html)")
     args = parser.parse_args(argv)
-    try:
-        runs = [Result.load(w) for w in args.workdirs]
-        groups = group_runs(runs)
-        tables = paper_tables.load_tables()
-        names = [name for name in args.table.split(",") if name]
-        if unknown := [name for name in names if name not in tables]:
-            raise ConfigError(f"--table={unknown[0]!r}: there are {sorted(tables)}")
-        print_tables(groups, names, tables)
-        out = args.out or args.workdirs[0] / "report.html"
-        write_page(out, groups, names, tables, sections(runs, groups, args))
-    except (ConfigError, OSError, ValueError) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    runs = [Result.load(w) for w in args.workdirs]
+    groups = group_runs(runs)
+    tables = paper_tables.load_tables()
+    names = [name for name in args.table.split(",") if name]
+    if unknown := [name for name in names if name not in tables]:
+        raise ConfigError(f"--table={unknown[0]!r}: there are {sorted(tables)}")
+    print_tables(groups, names, tables)
+    out = args.out or args.workdirs[0] / "report.html"
+    write_page(out, groups, names, tables, sections(runs, groups, args))
     print(f"wrote {out}")
     return 0
 

@@ -68,7 +68,7 @@ def _clustered(catalog: Catalog, name: str) -> tuple[Column, dict[str, Any]]:
         or not (column.directory / pseudo_labels.SUMMARY).is_file()
     ):
         raise ConfigError(
-            f"--clusters: {name!r} is no finished column of `python -m mtjax.cluster {catalog.root}`; there are {there}"
+            f"--clusters: {name!r} is no finished column of `mtjax cluster {catalog.root}`; there are {there}"
         )
     return column, json.loads((column.directory / pseudo_labels.SUMMARY).read_text())
 
@@ -90,7 +90,7 @@ class Pictures:
         if not self._field:
             raise ConfigError(
                 f"--clusters: {catalog.root} has no column {name!r} of JPEG images; "
-                f"`python -m preprocessing.extract frames {catalog.root}` makes one, --clusters_frames names another"
+                f"`mtjax extract frames {catalog.root}` makes one, --clusters_frames names another"
             )
         self._at = self._column.rows(clip.id for clip in catalog.clips)
         self.has, self.name = self._at >= 0, name

@@ -98,7 +98,7 @@ def pairs(student: Result, other: Result) -> dict[str, Pair]:
     if not (names := sorted(evals(student) & evals(other))):
         raise ConfigError(
             f"{other.workdir} has rows of the evals {sorted(evals(other))}, {student.workdir} of {sorted(evals(student))}: "
-            "none in common; `python -m mtjax.evaluate` makes them"
+            "none in common; `mtjax evaluate` makes them"
         )
     return {name: join(Answers.read(student, name), Answers.read(other, name)) for name in names}
 

@@ -1,13 +1,11 @@
-"""Configs as plain values: from the command line, to and from JSON, compared."""
+"""Configs as plain values: to and from JSON, compared."""
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 # Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
 FREE_ON_RESUME = (
@@ -52,35 +50,3 @@ def refused_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict
 
 def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def parse_flags(argv: list[str]) -> dict[str, Any]:
-    """The plain config of a command line; a wrong type or file is one line on stderr and exit status 2.
-
-    A key that the file leaves out may be set as well; `Experiment` knows whether the constructor takes it.
-    """
-    holder = config_flags.DEFINE_config_file(
-        "config", None, "Experiment: FILE or FILE:ARGUMENT.", lock_config=False, accept_new_attributes=True
-    )
-    flags.mark_flags_as_required(["config", "workdir"])
-    try:
-        rest = flags.FLAGS(argv)
-        list(holder.value)  # a file that could not be loaded raises only when it is touched
-        config = plain(holder.value)
-    except Exception as e:  # ml_collections lets the config file's own exceptions and its KeyErrors through
-        sys.exit(_fail(f"{_innermost(e)}"))
-    if len(rest) > 1:
-        sys.exit(_fail(f"unexpected arguments {rest[1:]}; settings are written --config.a.b=value"))
-    return config
-
-
-def _innermost(e: BaseException) -> str:
-    while isinstance(e, OSError) and e.__context__ is not None:
-        e = e.__context__  # "not available because of an earlier failure": show that failure
-    text = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
-    return f"{type(e).__name__}: {' '.join(text.split())}"
-
-
-def _fail(message: str) -> int:
-    print(f"mtjax: {message}", file=sys.stderr)
-    return 2

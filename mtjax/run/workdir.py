@@ -100,7 +100,7 @@ class Run:
         if differing:
             raise ConfigError(
                 f"the processes of this run disagree about {differing}; {self.exp.data.root} has to hold the same dataset, "
-                f"and --config has to be the same, on every host (python -m mtjax.data info prints the fingerprint)"
+                f"and --config has to be the same, on every host (mtjax data info prints the fingerprint)"
             )
 
     def save(

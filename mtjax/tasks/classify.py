@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from mtjax import losses
 from mtjax.models.layers import Dropout
+from mtjax.tasks import losses
 from mtjax.types import Attending, Batch, Scalars
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mtjax import losses
+from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify, of_clips
 from mtjax.types import Batch, Params, Scalars, Teacher
 

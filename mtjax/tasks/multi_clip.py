@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mtjax import losses
 from mtjax.models.layers import Dropout
+from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify
 from mtjax.types import Batch, Scalars
 

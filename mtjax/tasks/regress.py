@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mtjax import losses
+from mtjax.tasks import losses
 from mtjax.types import Batch, Scalars
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mtjax import losses
 from mtjax.data import openai_clip_tokens
 from mtjax.models.openai_clip import unit
+from mtjax.tasks import losses
 from mtjax.types import Batch, Scalars
 
 if TYPE_CHECKING:

@@ -170,7 +170,7 @@ def pose_of_video(
     half: bool = False,
     **options: Any,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Of one video outside of any dataset, with the options of `python -m preprocessing.extract pose`: its record, and the
+    """Of one video outside of any dataset, with the options of `mtjax extract pose`: its record, and the
     frames uint8 [t h w 3].
 
     Raises:

@@ -191,7 +191,7 @@ def track_video(
     tracker_options: Mapping[str, Any] | None = None,
     **options,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Tracks one video outside of any dataset, the way `python -m preprocessing.extract tracks` does.
+    """Tracks one video outside of any dataset, the way `mtjax extract tracks` does.
 
     Args:
       backend, frames, points, sampling: as of the column that a model was trained on (`column.json` has them).

@@ -1,21 +1,20 @@
-"""Makes the procedural dataset `mannequin`: `python -m preprocessing.mannequin OUT`."""
+"""Makes the procedural dataset `mannequin`: `mtjax mannequin OUT`."""
 
-import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from mtjax.command import arguments, shell
 from mtjax.data import columns
-from mtjax.data.catalog import Catalog, CatalogError
+from mtjax.data.catalog import Catalog
 from preprocessing.mannequin.actions import DURATION_S
 from preprocessing.mannequin.dataset import MIN_CLIPS, contact_sheet, generate
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m preprocessing.mannequin",
-        description="Makes the embedded dataset `mannequin`.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+@shell.command("mannequin")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments.parser("mannequin", __doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="dataset folder")
     parser.add_argument("--clips", type=int, default=2400, help=f"over all splits, at least {MIN_CLIPS}")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
@@ -24,17 +23,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--points", type=int, default=60, help="tracked points on the body")
     parser.add_argument("--size_px", type=int, default=128, help="width and height of a frame")
     parser.add_argument("--contact_sheet", metavar="PNG", help="also draw one clip of each action; needs mtjax[video]")
-    arguments = vars(parser.parse_args(argv))
-    sheet, started = arguments.pop("contact_sheet"), time.perf_counter()
-    try:
-        root = generate(**arguments)
-        if sheet:
-            contact_sheet(root, sheet)
-    except (CatalogError, columns.ColumnError, ImportError) as e:
-        parser.exit(2, f"{e}\n")
+    given = vars(parser.parse_args(argv))
+    sheet, started = given.pop("contact_sheet"), time.perf_counter()
+    root = generate(**given)
+    if sheet:
+        contact_sheet(root, sheet)
     made = f"{Catalog.load(root).splits}, columns {columns.list_columns(root)}"
     print(f"{root}: {made}, {time.perf_counter() - started:.1f} s" + (f"; {sheet}" if sheet else ""))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

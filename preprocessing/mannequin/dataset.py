@@ -1,6 +1,6 @@
 """`mannequin`: the embedded dataset, a procedural world of people whose actions only motion tells apart.
 
-    python -m preprocessing.mannequin OUT --clips=2400 --seed=0 [--frames] [--contact_sheet=sheet.png]
+    mtjax mannequin OUT --clips=2400 --seed=0 [--frames] [--contact_sheet=sheet.png]
 
 17-joint COCO figures perform 16 actions under varied bodies, viewpoints, rhythms, phases, camera shake and occluders.
 What a clip looks like is drawn from a stream of random numbers that never sees its class.

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 from test_torch_parity import LAYOUTS
 
-from mtjax import losses
 from mtjax.compute.step import Net
 from mtjax.models.mil import MotionMIL
+from mtjax.tasks import losses
 from mtjax.tasks.classify import Classify
 
 CLASSES = 5

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtjax import losses
 from mtjax.compute.step import Net
 from mtjax.models import movt
+from mtjax.tasks import losses
 from mtjax.tasks.classify import Classify
 
 GOLDEN = Path(__file__).parent / "golden" / "movt.npz"

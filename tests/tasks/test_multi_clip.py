@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from mtjax import losses
+from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify
 from mtjax.tasks.multi_clip import MultiClip, OrderHead, orders
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtjax import losses
+from mtjax.tasks import losses
 
 
 def test_mg5_label_smoothing_by_hand():
