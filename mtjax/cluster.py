@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mtjax.clusters import segments
 from mtjax.clusters.pseudo_labels import cluster
-from mtjax.data import column_writer
+from mtjax.command import shell
 
 
+@shell.command("cluster", again="the same command does what is left")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.cluster", description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
@@ -30,11 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--points_per_centroid", type=int, default=256, help="at most this many are fitted; 0: all")
     parser.add_argument("--overwrite", action="store_true", help="what the column holds, if it was made differently")
     args = vars(parser.parse_args(argv))
-    try:
-        facts = cluster(args.pop("root"), **args | {"splits": tuple(args["splits"].split(","))})
-    except (ValueError, column_writer.Busy) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    facts = cluster(args.pop("root"), **args | {"splits": tuple(args["splits"].split(","))})
     print(json.dumps(facts, indent=1))
     return 0
 

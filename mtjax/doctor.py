@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 
 from mtjax import __version__
+from mtjax.command import shell
 from mtjax.compute import distributed
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -86,6 +87,7 @@ def host() -> Iterator[Finding]:
     yield "JAX_COMPILATION_CACHE_DIR", cache or "not set: every start compiles anew", ""
 
 
+@shell.command("doctor")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--distributed", action="store_true", help="join the other processes, as mtjax.train does")

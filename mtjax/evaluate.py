@@ -10,12 +10,14 @@ from pathlib import Path
 
 import jax
 
+from mtjax.command import shell
 from mtjax.compute import distributed
 from mtjax.lookup import ConfigError
 from mtjax.run import checkpoint
 from mtjax.run.evaluation import check_overlap, load, run_eval, save_rows
 
 
+@shell.command("evaluate")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path)
@@ -30,26 +32,26 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.distributed:
         distributed.initialize()
-    try:
-        experiment, state, meta = load(
-            args.workdir, step=args.step, overrides={"root": args.root} if args.root else None
-        )
-        results: dict[str, float] = {}
-        for name in args.evals.split(",") if args.evals else experiment.evaluators:
-            if name not in experiment.evaluators:
-                raise ConfigError(f"--evals={name!r}: the config has {list(experiment.evaluators)}")
-            if args.split:
-                experiment.evaluators[name].split = args.split
-            split = experiment.evaluators[name].split
-            shared = check_overlap(experiment, checkpoint.unpack_ids(meta["train_ids"]), split, args.allow_overlap)
-            scores, rows = run_eval(experiment, state, name)
+    experiment, state, meta = load(args.workdir, step=args.step, overrides={"root": args.root} if args.root else None)
+    results: dict[str, float] = {}
+    unwritable: OSError | None = None
+    for name in args.evals.split(",") if args.evals else experiment.evaluators:
+        if name not in experiment.evaluators:
+            raise ConfigError(f"--evals={name!r}: the config has {list(experiment.evaluators)}")
+        if args.split:
+            experiment.evaluators[name].split = args.split
+        split = experiment.evaluators[name].split
+        shared = check_overlap(experiment, checkpoint.unpack_ids(meta["train_ids"]), split, args.allow_overlap)
+        scores, rows = run_eval(experiment, state, name)
+        try:
             save_rows(args.workdir, name if not args.split else f"{name}-{args.split}", rows)
-            results |= scores | ({f"{name}/overlap": shared} if shared else {})
-    except (ConfigError, ValueError, checkpoint.NoGoodCheckpoint) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+        except OSError as e:  # the scores are there by now, and are printed all the same
+            unwritable = e
+        results |= scores | ({f"{name}/overlap": shared} if shared else {})
     if jax.process_index() == 0:
         print(json.dumps({"step": meta["step"], **results}, indent=1))
+    if unwritable:
+        raise unwritable
     return 0
 
 

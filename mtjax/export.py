@@ -19,9 +19,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from mtjax.command import shell
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
-from mtjax.run import checkpoint
 from mtjax.run.experiment import Experiment, load_without_data
 from mtjax.run.plain_config import config_hash
 from mtjax.types import Batch
@@ -74,6 +74,7 @@ def describe(experiment: Experiment, meta: dict[str, Any], exported: jax.export.
     }
 
 
+@shell.command("export")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.export", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path)
@@ -82,12 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = parser.parse_args(argv)
     out = args.out or args.workdir / "model.jaxexport"
-    try:
-        experiment, state, meta = load_without_data(args.workdir, args.step)
-        exported = export(experiment, state, args.platforms.split(","))
-    except (ValueError, checkpoint.NoGoodCheckpoint) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    experiment, state, meta = load_without_data(args.workdir, args.step)
+    exported = export(experiment, state, args.platforms.split(","))
     facts = describe(experiment, meta, exported)
     out.write_bytes(exported.serialize())
     write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")

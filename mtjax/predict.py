@@ -11,17 +11,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mtjax.command import shell
+from mtjax.command.errors import InputError
 from mtjax.compute.step import State
-from mtjax.data import column_writer, columns
+from mtjax.data import columns
 from mtjax.raw_video import overlay
 from mtjax.raw_video.predict import predict
-from mtjax.run import checkpoint
 from mtjax.run.evaluation import load
 from mtjax.run.experiment import Experiment, load_without_data
 from mtjax.run.plain_config import from_json
 from mtjax.run.prediction_column import write_column
 
 
+@shell.command("predict")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.predict", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path)
@@ -56,23 +58,19 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if bool(args.videos) == bool(args.column):
         parser.error("give either VIDEO files or --column=NAME")
-    try:
-        if args.column:
-            changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
-            loaded = _load(args.workdir, args.step, changed, args.batch)
-            splits = [s for s in args.splits.split(",") if s]
-            index = write_column(
-                *loaded, args.column, splits, args.fields.split(","), copies=args.copies, each_clip=bool(args.dense)
+    if args.column:
+        changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
+        loaded = _load(args.workdir, args.step, changed, args.batch)
+        splits = [s for s in args.splits.split(",") if s]
+        index = write_column(
+            *loaded, args.column, splits, args.fields.split(","), copies=args.copies, each_clip=bool(args.dense)
+        )
+        if index is not None:
+            print(
+                f"column {args.column!r}: {len(index.ids)} records in {columns.column_dir(loaded[0].data.root, args.column)}"
             )
-            if index is not None:
-                print(
-                    f"column {args.column!r}: {len(index.ids)} records in {columns.column_dir(loaded[0].data.root, args.column)}"
-                )
-            return 0
-        return _predict_videos(args)
-    except (ValueError, checkpoint.NoGoodCheckpoint, column_writer.Busy) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+        return 0
+    return _predict_videos(args)
 
 
 def _load(workdir: Path, step: str, changed: dict[str, Any], batch: int) -> tuple[Experiment, State, dict[str, Any]]:
@@ -96,7 +94,7 @@ def _predict_videos(args: argparse.Namespace) -> int:
     for video in args.videos:
         try:
             result = predict(*loaded, video, top=args.top, **extraction)
-        except (OSError, RuntimeError, ValueError) as e:  # one bad video must not lose the others
+        except (OSError, InputError) as e:  # one bad video must not lose the others
             failures += 1
             print(json.dumps({"video": str(video), "error": f"{type(e).__name__}: {e}"}), flush=True)
             continue

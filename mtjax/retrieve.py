@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mtjax.data import column_writer
-from mtjax.run import checkpoint
+from mtjax.command import shell
 from mtjax.run.retrieval import LABEL, VIDEO, notes_of, retrieve, table_of
 
 
+@shell.command("retrieve", again="the same command does what is left")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.retrieve", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path)
@@ -37,16 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=0, help="videos described at once (default: the run's)")
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = vars(parser.parse_args(argv))
-    try:
-        scores, facts = retrieve(args.pop("workdir"), **args)
-    except (ValueError, checkpoint.NoGoodCheckpoint, column_writer.Busy) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    scores, facts = retrieve(args.pop("workdir"), **args)
     header, rows = table_of(scores)
     table = Table(*header, title=f"{args['name']} (%)")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120, color_system=None).print(table)
     print(*notes_of(scores, facts), sep="\n")
     return 0
 

@@ -2,8 +2,7 @@
 
     python -m mtjax.train --config=configs/movt_mannequin.py --workdir=runs/movt [--config.optimizer.lr=3e-4]
 
-Running the same command again resumes. Exit status: 0 done, 1 too many non-finite steps, 2 wrong config or data,
-143 stopped by a signal after saving.
+Running the same command again resumes.
 """
 
 import sys
@@ -15,12 +14,13 @@ from typing import Any
 import jax
 from absl import flags, logging
 
+from mtjax.command import shell
+from mtjax.command.errors import PREEMPTED, MtjaxError
 from mtjax.compute import distributed, host_memory, sharding
 from mtjax.compute.step import State, scalars_to_host
 from mtjax.data.batches import training_batches
 from mtjax.lookup import ConfigError
 from mtjax.run import scoring
-from mtjax.run.checkpoint import NoGoodCheckpoint
 from mtjax.run.dry_run import dry_run
 from mtjax.run.evaluation import Interrupted
 from mtjax.run.experiment import Experiment
@@ -36,8 +36,10 @@ flags.DEFINE_bool("allow_data_change", False, "Resume although the dataset diffe
 flags.DEFINE_bool("allow_overlap", False, "Score evaluation clips although they are trained on.")
 
 
-class Preempted(Exception):
-    """The state is saved; the process shall leave with status 143."""
+class Preempted(MtjaxError):
+    """The state is saved; the process shall leave with status 143, which schedulers requeue."""
+
+    status = PREEMPTED
 
 
 def feed(exp: Experiment, start: int) -> Iterator[tuple[Any, Any]]:
@@ -130,38 +132,30 @@ def trace(exp: Experiment, run: Run, step: int) -> None:
         jax.profiler.stop_trace()
 
 
+@shell.command("train", again="the same command resumes")
 def main(argv: list[str]) -> int:
     host_memory.keep_freed()
     config = parse_flags(argv)
     if flags.FLAGS.distributed:
         distributed.initialize()
-    try:
-        if flags.FLAGS.dry_run:
-            return dry_run(config)
-        if "://" in flags.FLAGS.workdir:
-            raise ConfigError(
-                f"--workdir={flags.FLAGS.workdir}: needs a folder; only --config.train.checkpoints may be a bucket"
-            )
-        exp = Experiment(config)
-        exp.check_fit()
-        exp.announce()
-        refuse_overlap(exp, flags.FLAGS.allow_overlap)
-        run = Run(
-            exp,
-            Path(flags.FLAGS.workdir),
-            config_may_change=flags.FLAGS.allow_config_change,
-            data_may_change=flags.FLAGS.allow_data_change,
+    if flags.FLAGS.dry_run:
+        return dry_run(config)
+    if "://" in flags.FLAGS.workdir:
+        raise ConfigError(
+            f"--workdir={flags.FLAGS.workdir}: needs a folder; only --config.train.checkpoints may be a bucket"
         )
-    except (ValueError, NoGoodCheckpoint) as e:  # ConfigError, CatalogError, ColumnError, RecordError are ValueErrors
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    exp = Experiment(config)
+    exp.check_fit()
+    exp.announce()
+    refuse_overlap(exp, flags.FLAGS.allow_overlap)
+    run = Run(
+        exp,
+        Path(flags.FLAGS.workdir),
+        config_may_change=flags.FLAGS.allow_config_change,
+        data_may_change=flags.FLAGS.allow_data_change,
+    )
     try:
         train(exp, run, distributed.Preemption())
-    except Preempted:
-        return distributed.EXIT_PREEMPTED
-    except (ConfigError, NoGoodCheckpoint, FloatingPointError, OSError) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 1 if isinstance(e, FloatingPointError | OSError) else 2
     finally:
         run.checkpoints.close()
     return 0

@@ -12,7 +12,7 @@ KIND and its SRC:
   motion-npz      one .npz, or a folder of *_split<k>.npz; also writes the columns `tracks` and `pose`
 
 Videos are not opened here: their size and frame rate are measured when they are extracted. Everything that is wrong
-with the annotation is printed at once; then, or when files are missing, nothing is written and the exit code is 2.
+with the annotation is printed at once; then, or when files are missing, nothing is written.
 """
 
 import argparse
@@ -22,13 +22,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from mtjax.command import shell
 from mtjax.data import summary
 from mtjax.data.catalog import Catalog, CatalogError
-from mtjax.data.column_writer import Busy, write_column
-from mtjax.data.columns import ColumnError, list_columns
+from mtjax.data.column_writer import write_column
+from mtjax.data.columns import list_columns
 from mtjax.data.files import write_atomically
 from mtjax.data.inspection import split_overlaps
-from mtjax.records import RecordError
 from preprocessing.annotations import folder, kinetics, motion_npz, table, twentybn, ucf_hmdb
 from preprocessing.annotations.listing import SHOWN, Listing, text_problem
 from preprocessing.annotations.videos import locate
@@ -92,14 +92,10 @@ def _flags() -> argparse.ArgumentParser:
     return parser
 
 
+@shell.command("catalog")
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 with a message and nothing written."""
     args = _flags().parse_args(argv)
-    try:
-        _run(args)
-    except (CatalogError, ColumnError, RecordError, Busy, OSError) as e:
-        print(f"preprocessing.catalog: {e}", file=sys.stderr)
-        return 2
+    _run(args)
     return 0
 
 

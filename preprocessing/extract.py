@@ -8,25 +8,27 @@
 Where no clip has a video, the images of the column `frames` are taken in its place; `--from` names another column.
 
 Stop it at any time: the same command does only what is left. On several machines, `--shard=0/4` ... `--shard=3/4` each
-do a quarter, and whichever ends last finishes the column. Exit codes: 0 done, 1 a worker or the disk failed, 2 cannot
-begin as asked, 3 more failures than `--max_failures` (all else is written all the same), 130 interrupted.
+do a quarter, and whichever ends last finishes the column. Exit status 3: more clips failed
+than `--max_failures` allows; all else is written all the same.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from mtjax.command import shell
+from mtjax.command.errors import InputError
 from mtjax.data import columns
 from mtjax.data.catalog import Catalog, CatalogError
-from preprocessing.extraction import column_run
-from preprocessing.extraction.backends import MissingBackend
-from preprocessing.extraction.shards import Decoding, Extractor, Source
-from preprocessing.extraction.stored_frames import StoredFrames
-from preprocessing.extractors import flow, frames, points, pose, pose_models, tracks
-from preprocessing.videos.video_file import Limits
+
+with shell.imports_extras("extract"):
+    from preprocessing.extraction import column_run
+    from preprocessing.extraction.shards import Decoding, Extractor, Source
+    from preprocessing.extraction.stored_frames import StoredFrames
+    from preprocessing.extractors import flow, frames, points, pose, pose_models, tracks
+    from preprocessing.videos.video_file import Limits
 
 IMAGES = "frames"  # the column that is looked for where clips have no video
 
@@ -156,7 +158,7 @@ def _options(args: argparse.Namespace, network: bool) -> dict[str, Any]:
     given = {k: getattr(args, k) for k in ("checkpoint", "device", "batch_size") if getattr(args, k) is not None}
     if given and not network:
         chosen = f"--backend={args.backend}" if args.kind == "tracks" else f"--method={args.method}"
-        raise ValueError(f"{chosen} has no {', '.join(f'--{k}' for k in given)}")
+        raise InputError(f"{chosen} has no {', '.join(f'--{k}' for k in given)}")
     return given
 
 
@@ -241,41 +243,31 @@ def _videos(args: argparse.Namespace, info: Mapping[str, Any]) -> Path:
     return folder
 
 
+@shell.command("extract", again="the same command does what is left")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    try:
-        if args.overwrite == "always" and args.shard[1] > 1:
-            raise ValueError("--overwrite=always on one of several machines deletes the others' work; use =stale")
-        source = _source(args)
-        extractor = {"tracks": _tracks, "pose": _pose, "flow": _flow, "frames": _frames}[args.kind](args)
-        if extractor.name == args.images:
-            raise ValueError(f"column {args.images!r} cannot be made from itself; give --name")
-        code = column_run.run(
-            args.root,
-            extractor,
-            source,
-            producer=f"preprocessing.extract {args.kind}",
-            num_workers=args.num_workers,
-            machine=args.shard,
-            num_shards=args.num_shards,
-            overwrite=args.overwrite,
-            max_failures=args.max_failures,
-            retry_failures=args.retry_failures,
-        )
-        if args.kind in ("pose", "flow"):
-            what = "who was found" if args.kind == "pose" else "how much moves"
-            print(f"{what}: python -m mtjax.data coverage {args.root} --column={extractor.name}")
-        return code
-    except (CatalogError, columns.ColumnError, MissingBackend, ValueError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except (BrokenProcessPool, OSError) as e:
-        reason = "a worker died (out of memory?)" if isinstance(e, BrokenProcessPool) else e
-        print(f"error: {reason}; the same command does what is left", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command does what is left", file=sys.stderr)
-        return 130
+    if args.overwrite == "always" and args.shard[1] > 1:
+        raise InputError("--overwrite=always on one of several machines deletes the others' work; use =stale")
+    source = _source(args)
+    extractor = {"tracks": _tracks, "pose": _pose, "flow": _flow, "frames": _frames}[args.kind](args)
+    if extractor.name == args.images:
+        raise InputError(f"column {args.images!r} cannot be made from itself; give --name")
+    code = column_run.run(
+        args.root,
+        extractor,
+        source,
+        producer=f"preprocessing.extract {args.kind}",
+        num_workers=args.num_workers,
+        machine=args.shard,
+        num_shards=args.num_shards,
+        overwrite=args.overwrite,
+        max_failures=args.max_failures,
+        retry_failures=args.retry_failures,
+    )
+    if args.kind in ("pose", "flow"):
+        what = "who was found" if args.kind == "pose" else "how much moves"
+        print(f"{what}: python -m mtjax.data coverage {args.root} --column={extractor.name}")
+    return code
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ import argparse
 import sys
 
 from mtjax import convert
+from mtjax.command import shell
 from mtjax.convert import names
 
 
+@shell.command("convert")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.convert", description=__doc__)
     parser.add_argument("kind", choices=convert.KINDS)
@@ -19,11 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--back", action="store_true")
     args = parser.parse_args(argv)
-    try:
-        keywords, params = convert.convert(args.kind, args.source)
-    except names.ConversionError as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    keywords, params = convert.convert(args.kind, args.source)
     if args.back:
         from safetensors.numpy import save_file
 

@@ -1,17 +1,15 @@
 """Looks after datasets: `python -m mtjax.data check|info|index|bench|coverage|shots ROOT`.
 
-  check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
-            Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
-  info      shows a table of splits, of columns and of how many clips each column covers.
-  index     reads and verifies columns, and writes their index.npz anew.
-  bench     reads random batches of 256 records and shows records/s.
-  coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
-            valid, which is what motion features are made of: by split, and by split and class. For a flow column how many
-            clips have one, how far things move, and how much of that was cut off.
-  shots     prints the ids of --k clips of each class of --split, drawn with --seed: a file for config.data.shots, which
-            fixes what config.data.k_shot draws.
-
-Exit code 2: the arguments are wrong, or there is nothing to work on.
+check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
+          Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
+info      shows a table of splits, of columns and of how many clips each column covers.
+index     reads and verifies columns, and writes their index.npz anew.
+bench     reads random batches of 256 records and shows records/s.
+coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
+          valid, which is what motion features are made of: by split, and by split and class. For a flow column how many
+          clips have one, how far things move, and how much of that was cut off.
+shots     prints the ids of --k clips of each class of --split, drawn with --seed: a file for config.data.shots, which
+          fixes what config.data.k_shot draws.
 """
 
 import argparse
@@ -20,6 +18,7 @@ import sys
 from pathlib import Path
 
 from mtjax import lookup
+from mtjax.command import shell
 from mtjax.data import inspection, summary
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.columns import Column, ColumnError
@@ -49,17 +48,14 @@ def _flags() -> argparse.ArgumentParser:
     return parser
 
 
+@shell.command("data")
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = _flags().parse_args(argv)
     commands = {
         "check": _check, "info": _info, "index": _index, "bench": _bench, "coverage": _coverage, "shots": _shots,
     }  # fmt: skip
-    try:
-        return commands[args.command](args, _column_names(args))
-    except (CatalogError, ColumnError, RecordError, lookup.ConfigError, OSError) as e:
-        print(f"mtjax.data {args.command}: {e}", file=sys.stderr)
-        return 2
+    return commands[args.command](args, _column_names(args))
 
 
 def _column_names(args: argparse.Namespace) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mtjax.command import shell
 from mtjax.lookup import ConfigError
 from mtjax.report import attention, clusters, comparison, features, labels, paper_tables, retrieval
 from mtjax.report.groups import Group, group_runs
@@ -26,7 +27,7 @@ from mtjax.run.results import Result
 
 def print_tables(groups: list[Group], names: Sequence[str], tables: dict[str, Any]) -> None:
     """On the console: all our runs, then paper tables with our numbers in them."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 200, color_system=None)
     header, rows = paper_tables.own_table(groups)
     ours = Table(*header, title="Runs")
     for row in rows:
@@ -55,6 +56,7 @@ def sections(runs: list[Result], groups: list[Group], args: argparse.Namespace) 
     return found + [section for sections in of_run for group in groups for section in sections(group.runs[0])]
 
 
+@shell.command("report")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtjax.report", description=__doc__.splitlines()[0])
     parser.add_argument("workdirs", nargs="+", type=Path)
@@ -67,19 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clusters_frames", default="frames", help="column of their pictures (default: frames)")
     parser.add_argument("--out", type=Path, default=None, help="HTML file (default: FIRST_WORKDIR/report.html)")
     args = parser.parse_args(argv)
-    try:
-        runs = [Result.load(w) for w in args.workdirs]
-        groups = group_runs(runs)
-        tables = paper_tables.load_tables()
-        names = [name for name in args.table.split(",") if name]
-        if unknown := [name for name in names if name not in tables]:
-            raise ConfigError(f"--table={unknown[0]!r}: there are {sorted(tables)}")
-        print_tables(groups, names, tables)
-        out = args.out or args.workdirs[0] / "report.html"
-        write_page(out, groups, names, tables, sections(runs, groups, args))
-    except (ConfigError, OSError, ValueError) as e:
-        print(f"mtjax: {e}", file=sys.stderr)
-        return 2
+    runs = [Result.load(w) for w in args.workdirs]
+    groups = group_runs(runs)
+    tables = paper_tables.load_tables()
+    names = [name for name in args.table.split(",") if name]
+    if unknown := [name for name in names if name not in tables]:
+        raise ConfigError(f"--table={unknown[0]!r}: there are {sorted(tables)}")
+    print_tables(groups, names, tables)
+    out = args.out or args.workdirs[0] / "report.html"
+    write_page(out, groups, names, tables, sections(runs, groups, args))
     print(f"wrote {out}")
     return 0
 

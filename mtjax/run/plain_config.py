@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+from mtjax.lookup import ConfigError
 
 # Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
 FREE_ON_RESUME = (
@@ -55,9 +56,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def parse_flags(argv: list[str]) -> dict[str, Any]:
-    """The plain config of a command line; a wrong type or file is one line on stderr and exit status 2.
+    """The plain config of a command line. A key that the file leaves out may be set as well; `Experiment` knows whether the
+    constructor takes it.
 
-    A key that the file leaves out may be set as well; `Experiment` knows whether the constructor takes it.
+    Raises:
+      ConfigError: a wrong file, flag or type.
     """
     holder = config_flags.DEFINE_config_file(
         "config", None, "Experiment: FILE or FILE:ARGUMENT.", lock_config=False, accept_new_attributes=True
@@ -68,9 +71,9 @@ def parse_flags(argv: list[str]) -> dict[str, Any]:
         list(holder.value)  # a file that could not be loaded raises only when it is touched
         config = plain(holder.value)
     except Exception as e:  # ml_collections lets the config file's own exceptions and its KeyErrors through
-        sys.exit(_fail(f"{_innermost(e)}"))
+        raise ConfigError(_innermost(e)) from None
     if len(rest) > 1:
-        sys.exit(_fail(f"unexpected arguments {rest[1:]}; settings are written --config.a.b=value"))
+        raise ConfigError(f"unexpected arguments {rest[1:]}; settings are written --config.a.b=value")
     return config
 
 
@@ -79,8 +82,3 @@ def _innermost(e: BaseException) -> str:
         e = e.__context__  # "not available because of an earlier failure": show that failure
     text = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
     return f"{type(e).__name__}: {' '.join(text.split())}"
-
-
-def _fail(message: str) -> int:
-    print(f"mtjax: {message}", file=sys.stderr)
-    return 2

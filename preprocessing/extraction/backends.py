@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mtjax.command.errors import Missing
+
 HUB = "hf:"  # hf:owner/repository/path/in/it
 
 
-class MissingBackend(RuntimeError):
+class MissingBackend(Missing):
     """A package or a file of weights that is not here; says how to get it."""
 
 

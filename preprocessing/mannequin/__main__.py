@@ -4,12 +4,14 @@ import argparse
 import time
 from pathlib import Path
 
+from mtjax.command import shell
 from mtjax.data import columns
-from mtjax.data.catalog import Catalog, CatalogError
+from mtjax.data.catalog import Catalog
 from preprocessing.mannequin.actions import DURATION_S
 from preprocessing.mannequin.dataset import MIN_CLIPS, contact_sheet, generate
 
 
+@shell.command("mannequin", again="the same command does what is left")
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m preprocessing.mannequin",
@@ -26,12 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--contact_sheet", metavar="PNG", help="also draw one clip of each action; needs mtjax[video]")
     arguments = vars(parser.parse_args(argv))
     sheet, started = arguments.pop("contact_sheet"), time.perf_counter()
-    try:
-        root = generate(**arguments)
-        if sheet:
-            contact_sheet(root, sheet)
-    except (CatalogError, columns.ColumnError, ImportError) as e:
-        parser.exit(2, f"{e}\n")
+    root = generate(**arguments)
+    if sheet:
+        contact_sheet(root, sheet)
     made = f"{Catalog.load(root).splits}, columns {columns.list_columns(root)}"
     print(f"{root}: {made}, {time.perf_counter() - started:.1f} s" + (f"; {sheet}" if sheet else ""))
 
