@@ -7,7 +7,6 @@ Fits on the clips of --splits alone and labels every clip that has features. A k
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from mtjax.clusters import segments
@@ -15,8 +14,8 @@ from mtjax.clusters.pseudo_labels import cluster
 from mtjax.command import arguments, shell
 
 
-@shell.command("cluster")
-def main(argv: Sequence[str] | None = None) -> int:
+@shell.command("cluster", again="the same command does what is left")
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("cluster", __doc__)
     parser.add_argument("root", type=Path, help="the dataset folder")
     parser.add_argument("--features", required=True, help="column of features")

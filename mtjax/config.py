@@ -36,6 +36,7 @@ def batch_lines(config: Mapping[str, Any]) -> list[str]:
 
 @shell.command("config")
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     parser = arguments.parser("config", __doc__)
     parser.add_argument("config", metavar="CONFIG", help="FILE or FILE:ARGUMENT")
     parser.add_argument("--diff", action="store_true", help="only what differs from the constructors' defaults")

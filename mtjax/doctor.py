@@ -88,7 +88,7 @@ def host() -> Iterator[Finding]:
 
 
 @shell.command("doctor")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("doctor", __doc__)
     parser.add_argument("--distributed", action="store_true", help="join the other processes, as mtjax.train does")
     if parser.parse_args(argv).distributed:

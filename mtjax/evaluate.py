@@ -5,7 +5,6 @@ mtjax evaluate WORKDIR [--evals=test] [--split=test2] [--root=DIR]
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +17,7 @@ from mtjax.run.evaluation import check_overlap, load, run_eval, save_rows
 
 
 @shell.command("evaluate")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("evaluate", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--evals", default="", help="names in config.evals, comma separated (default: all)")
@@ -34,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         distributed.initialize()
     experiment, state, meta = load(args.workdir, step=args.step, overrides={"root": args.root} if args.root else None)
     results: dict[str, float] = {}
+    unwritable: OSError | None = None
     for name in args.evals.split(",") if args.evals else experiment.evaluators:
         if name not in experiment.evaluators:
             raise ConfigError(f"--evals={name!r}: the config has {list(experiment.evaluators)}")
@@ -44,11 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores, rows = run_eval(experiment, state, name)
         try:
             save_rows(args.workdir, name if not args.split else f"{name}-{args.split}", rows)
-        except OSError as e:  # the scores are worth more than the rows for the report
-            print(f"mtjax evaluate: the rows of {name} are not kept for the report: {e}", file=sys.stderr)
+        except OSError as e:  # the scores are there by now, and are printed all the same
+            unwritable = e
         results |= scores | ({f"{name}/overlap": shared} if shared else {})
     if jax.process_index() == 0:
         print(json.dumps({"step": meta["step"], **results}, indent=1))
+    if unwritable:
+        raise unwritable
     return 0
 
 

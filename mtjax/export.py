@@ -74,7 +74,7 @@ def describe(experiment: Experiment, meta: dict[str, Any], exported: jax.export.
 
 
 @shell.command("export")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("export", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--out", type=Path, default=None, help="file (default: WORKDIR/model.jaxexport)")

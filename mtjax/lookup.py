@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from mtjax.command.errors import InputError
+
 RENAMED = {("models", "clip"): "openai_clip"}  # (room, file) in configs of earlier versions
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A config that cannot be built; names the field and the nearest valid one. Command lines exit with 2."""
 
 

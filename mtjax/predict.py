@@ -8,11 +8,11 @@ mtjax predict WORKDIR --root=DATASET --column=mplg.embedding --dense=16        #
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mtjax.command import arguments, shell
+from mtjax.command.errors import InputError
 from mtjax.compute.step import State
 from mtjax.data import columns
 from mtjax.raw_video import overlay
@@ -24,7 +24,7 @@ from mtjax.run.prediction_column import write_column
 
 
 @shell.command("predict")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("predict", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("videos", nargs="*", type=Path)
@@ -94,7 +94,7 @@ def _predict_videos(args: argparse.Namespace) -> int:
     for video in args.videos:
         try:
             result = predict(*loaded, video, top=args.top, **extraction)
-        except (OSError, RuntimeError, ValueError) as e:  # one bad video must not lose the others
+        except (OSError, InputError) as e:  # one bad video must not lose the others
             failures += 1
             print(json.dumps({"video": str(video), "error": f"{type(e).__name__}: {e}"}), flush=True)
             continue

@@ -16,6 +16,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from mtjax.command.errors import InputError
+
 SCHEMA_VERSION = 1
 CLIP_KEY = "clip"  # every record carries the id of its clip
 HEADER = struct.Struct("<QI")  # payload length, masked CRC of the length
@@ -26,7 +28,7 @@ MAX_RECORD_BYTES = 1 << 31  # a corrupt length must never become an allocation
 SCALARS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32")
 
 
-class RecordError(ValueError):
+class RecordError(InputError):
     """A value or a record does not match its schema."""
 
 

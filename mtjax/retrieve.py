@@ -8,7 +8,6 @@ keeps the neighbours in WORKDIR/NAME.npz for the report. A second dataset wants 
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,8 +17,8 @@ from mtjax.command import arguments, shell
 from mtjax.run.retrieval import LABEL, VIDEO, notes_of, retrieve, table_of
 
 
-@shell.command("retrieve")
-def main(argv: Sequence[str] | None = None) -> int:
+@shell.command("retrieve", again="the same command does what is left")
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("retrieve", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--root", default="", help="dataset folder (default: the training one)")
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = Table(*header, title=f"{args['name']} (%)")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120, color_system=None).print(table)
     print(*notes_of(scores, facts), sep="\n")
     return 0
 

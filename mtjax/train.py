@@ -2,8 +2,7 @@
 
     mtjax train --config=configs/movt_mannequin.py --workdir=runs/movt [--config.optimizer.lr=3e-4]
 
-Running the same command again resumes. `python -m mtjax.train` is the same. Exit status: 0 done, 1 too many non-finite steps or a
-full disk, 2 wrong config or data, 143 stopped by a signal after saving.
+Running the same command again resumes. `python -m mtjax.train` is the same.
 """
 
 import sys
@@ -16,6 +15,7 @@ import jax
 from absl import logging
 
 from mtjax.command import shell
+from mtjax.command.errors import PREEMPTED, MtjaxError
 from mtjax.compute import distributed, host_memory, sharding
 from mtjax.compute.step import State, scalars_to_host
 from mtjax.data.batches import training_batches
@@ -28,8 +28,10 @@ from mtjax.run.metrics_log import MetricsLog, Progress
 from mtjax.run.workdir import Run, refuse_overlap
 
 
-class Preempted(Exception):
-    """The state is saved; the process shall leave with status 143."""
+class Preempted(MtjaxError):
+    """The state is saved; the process shall leave with status 143, which schedulers requeue."""
+
+    status = PREEMPTED
 
 
 def feed(exp: Experiment, start: int) -> Iterator[tuple[Any, Any]]:
@@ -122,10 +124,10 @@ def trace(exp: Experiment, run: Run, step: int) -> None:
         jax.profiler.stop_trace()
 
 
-@shell.command("train")
+@shell.command("train", again="the same command resumes")
 def main(argv: Sequence[str] | None = None) -> int:
+    argv, given = sys.argv[1:] if argv is None else argv, flags.define()
     host_memory.keep_freed()
-    given = flags.define()
     if {"-h", "--help"} & set(argv):
         print(flags.usage(given, __doc__))
         return 0
@@ -148,8 +150,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Run(exp, Path(given.workdir), **may_change)
     try:
         train(exp, run, distributed.Preemption())
-    except Preempted:
-        return distributed.EXIT_PREEMPTED
     finally:
         run.checkpoints.close()
     return 0

@@ -12,7 +12,7 @@ KIND and its SRC:
   motion-npz      one .npz, or a folder of *_split<k>.npz; also writes the columns `tracks` and `pose`
 
 Videos are not opened here: their size and frame rate are measured when they are extracted. Everything that is wrong
-with the annotation is printed at once; then, or when files are missing, nothing is written and the exit code is 2.
+with the annotation is printed at once; then, or when files are missing, nothing is written.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from mtjax.command import arguments, shell
@@ -90,8 +89,7 @@ def _flags() -> argparse.ArgumentParser:
 
 
 @shell.command("catalog")
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 with a message and nothing written."""
+def main(argv: list[str] | None = None) -> int:
     args = _flags().parse_args(argv)
     _run(args)
     return 0

@@ -8,9 +8,8 @@
 Where no clip has a video, the images of the column `frames` are taken in its place; `--from` names another column.
 
 Stop it at any time: the same command does only what is left. On several machines, `--shard=0/4` ... `--shard=3/4` each
-do a quarter, and whichever ends last finishes the column. Exit codes: 0 done, 1 a worker or the disk failed, 2 cannot
-begin as asked, 3 more failures than `--max_failures` (all else is written all the same), 4 a package or weights are missing,
-130 interrupted.
+do a quarter, and whichever ends last finishes the column. Exit status 3: more clips failed
+than `--max_failures` allows; all else is written all the same.
 """
 
 import argparse
@@ -20,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from mtjax.command import arguments, shell
+from mtjax.command.errors import InputError
 from mtjax.data import columns
 from mtjax.data.catalog import Catalog, CatalogError
 
-with shell.importing("extract"):
+with shell.imports_extras("extract"):
     from preprocessing.extraction import column_run
     from preprocessing.extraction.shards import Decoding, Extractor, Source
     from preprocessing.extraction.stored_frames import StoredFrames
@@ -166,7 +166,7 @@ def _options(args: argparse.Namespace, network: bool) -> dict[str, Any]:
     given = {k: getattr(args, k) for k in ("checkpoint", "device", "batch_size") if getattr(args, k) is not None}
     if given and not network:
         chosen = f"--backend={args.backend}" if args.kind == "tracks" else f"--method={args.method}"
-        raise ValueError(f"{chosen} has no {', '.join(f'--{k}' for k in given)}")
+        raise InputError(f"{chosen} has no {', '.join(f'--{k}' for k in given)}")
     return given
 
 
@@ -251,15 +251,15 @@ def _videos(args: argparse.Namespace, info: Mapping[str, Any]) -> Path:
     return folder
 
 
-@shell.command("extract")
+@shell.command("extract", again="the same command does what is left")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.overwrite == "always" and args.shard[1] > 1:
-        raise ValueError("--overwrite=always on one of several machines deletes the others' work; use =stale")
+        raise InputError("--overwrite=always on one of several machines deletes the others' work; use =stale")
     source = _source(args)
     extractor = {"tracks": _tracks, "pose": _pose, "flow": _flow, "frames": _frames}[args.kind](args)
     if extractor.name == args.images:
-        raise ValueError(f"column {args.images!r} cannot be made from itself; give --name")
+        raise InputError(f"column {args.images!r} cannot be made from itself; give --name")
     code = column_run.run(
         args.root,
         extractor,

@@ -9,7 +9,7 @@ ROOT is a dataset that exists (`mtjax catalog`). A clip is found by its id, or b
 not have are in the column's failures.jsonl, skeletons of no clip in its unmatched.txt; both are counted and shown.
 
 Scores are those of the network that made the skeletons: see `mtjax data coverage ROOT --column=NAME`.
-Exit codes: 0 done, 2 cannot begin, 3 more clips without a record than `--max_failures` (all else is written all the same).
+Exit status 3: more clips have no record than `--max_failures` allows; all else is written all the same.
 """
 
 import argparse
@@ -27,9 +27,11 @@ from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.files import write_atomically
 from mtjax.records import Feature, RecordError
 from preprocessing.annotations.skeleton_files import People, SkeletonError, read_pyskl, read_vpd
-from preprocessing.extraction import column_run
-from preprocessing.extraction.backends import folder_hash, weights_hash
-from preprocessing.extractors import pose
+
+with shell.imports_extras("import_skeletons"):
+    from preprocessing.extraction import column_run
+    from preprocessing.extraction.backends import folder_hash, weights_hash
+    from preprocessing.extractors import pose
 
 READERS = {"pyskl": read_pyskl, "vpd": read_vpd}
 SHOWN = 10  # names shown of a long list
@@ -50,7 +52,7 @@ def _flags() -> argparse.ArgumentParser:
     return parser
 
 
-@shell.command("import_skeletons")
+@shell.command("import_skeletons", again="the same command does what is left")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _flags().parse_args(argv)
     return _run(args)

@@ -12,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from mtjax.command.errors import InputError
+
 BLOCK = 8192  # points whose distances to all centroids exist at once, per device
 CPU_BLOCK = 2048  # on a CPU, where they shall stay in the cache
 SPLIT = 1e-4  # relative distance between the two halves of a split cluster
@@ -81,14 +83,14 @@ def fit(
 def check(points: Float[np.ndarray, "n d"], k: int) -> None:
     """Raises ValueError as `fit` does."""
     if not 0 < k <= len(points):
-        raise ValueError(f"k-means: {k} clusters need 1 to {len(points)} (the number of points)")
+        raise InputError(f"k-means: {k} clusters need 1 to {len(points)} (the number of points)")
     check_finite(points)
 
 
 def check_finite(points: Float[np.ndarray, "n d"]) -> None:
     """Raises ValueError where a point is not: it would be nearest to no centroid."""
     if not np.isfinite(points).all():
-        raise ValueError(f"k-means: {(~np.isfinite(points).all(1)).sum()} of {len(points)} points are not finite")
+        raise InputError(f"k-means: {(~np.isfinite(points).all(1)).sum()} of {len(points)} points are not finite")
 
 
 def assign(points: Float[np.ndarray, "n d"], centroids: Float[np.ndarray, "k d"]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from mtjax.command.errors import InputError
+
 GRANULARITIES = ("clip", "change", "thirds", "video")
 TOLERANCE = 1e-9  # equal steps must not differ by rounding
 
@@ -32,7 +34,7 @@ def segments(
         return np.arange(n) * min(n, 3) // max(n, 1)
     if granularity == "video":
         return np.zeros(n, np.int64)
-    raise ValueError(f"granularity {granularity!r}: must be one of {GRANULARITIES}")
+    raise InputError(f"granularity {granularity!r}: must be one of {GRANULARITIES}")
 
 
 def means(features: Float[np.ndarray, "n d"], segment: Int[np.ndarray, " n"]) -> Float[np.ndarray, "s d"]:

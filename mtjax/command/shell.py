@@ -1,124 +1,102 @@
-"""How every command line ends: one line for what the user can mend, a traceback for what only we can, and an exit status.
+"""How every command ends: an exit status, and one line on standard error in place of a traceback.
 
-0 done · 1 failed midway (disk, memory, a dead worker; the same command goes on) · 2 wrong arguments, config or data · 3 more
-failures than allowed · 4 a package or file of weights is not installed · 130 interrupted · 143 preempted, with everything saved.
+0 done · 1 failed midway · 2 wrong arguments, config or data · 3 done, with more failures than allowed
+4 an optional package or its weights are missing · 130 interrupted · 143 stopped by a signal, after saving
 """
 
 import contextlib
-import errno
 import functools
-import importlib.util
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from typing import ParamSpec
 
-FAILED, WRONG, MISSING, INTERRUPTED = 1, 2, 4, 130
-# Of the system's errors those that say that a path is wrong, not that a disk or a machine failed.
-WRONG_PATH = (
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
-    errno.ELOOP,
-)  # fmt: skip
-EXTRAS = {  # package → the extra that installs it
-    "av": "video", "cv2": "video", "torch": "extract", "torchvision": "extract", "transformers": "extract", "scipy": "extract",
-    "huggingface_hub": "extract", "sklearn": "report", "gcsfs": "gcs", "wandb": "wandb",
+from mtjax.command import errors
+from mtjax.command.console import Printable
+from mtjax.command.errors import Missing, MtjaxError
+
+P = ParamSpec("P")
+EXTRA_OF = {  # module that is not a dependency of every command → the extra that installs it
+    "av": "video", "cv2": "video", "huggingface_hub": "extract", "scipy": "extract", "torch": "extract",
+    "torchvision": "extract", "transformers": "extract", "sklearn": "report", "gcsfs": "gcs", "wandb": "wandb",
 }  # fmt: skip
-OURS = tuple(
-    str(Path(spec.origin).parent) + os.sep
-    for spec in map(importlib.util.find_spec, ("mtjax", "preprocessing"))
-    if spec and spec.origin
-)
+NO_SPACE = "RESOURCE_EXHAUSTED"  # Orbax and XLA raise a ValueError or RuntimeError whose text says so
 
 
-class MissingPackage(RuntimeError):
-    """A package or a file of weights is not here; the message says how to get it. Status 4."""
+def command(name: str, *, again: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
+    """Decorates a command's `main`: it returns an exit status, whatever happens short of a fault of the program.
 
-
-class Failed(RuntimeError):
-    """Something broke midway and the message says what to do. Status 1."""
-
-
-def command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Decorates a `main(argv) -> exit status`: exceptions become one line on stderr, `mtjax NAME: message`, and a status.
-
-    An error that our own code raises (ValueError and its kin) is a message for the user. The same error out of a library, a
-    TypeError, a KeyError are mistakes of ours: their traceback is shown. `MTJAX_TRACEBACK=1` shows it always.
+    Args:
+      name: as in `mtjax NAME`, in front of each message.
+      again: what a user does after a failure or an interruption, behind the message.
     """
 
-    def decorate(main: Callable[..., int]) -> Callable[..., int]:
+    def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
-        def shell(argv: Sequence[str] | None = None) -> int:
-            # Names and our own – and × must not end a program whose console knows ASCII or Latin-1 only.
-            for stream in (sys.stdout, sys.stderr):
-                if hasattr(stream, "reconfigure"):
-                    stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
-            try:
-                status = main(sys.argv[1:] if argv is None else list(argv))
-                sys.stdout.flush()
+        def run(*args: P.args, **kwargs: P.kwargs) -> int:
+            with (
+                contextlib.redirect_stdout(Printable(sys.stdout)),
+                contextlib.redirect_stderr(Printable(sys.stderr)),
+            ):
+                status, message = _end_of(lambda: main(*args, **kwargs))
+                if message:
+                    advice = f"; {again}" if again and status in (errors.FAILED, errors.INTERRUPTED) else ""
+                    print(f"mtjax {name}: {message}{advice}", file=sys.stderr, flush=True)
                 return status
-            except BrokenPipeError:  # `| head` has seen enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                return 0
-            except KeyboardInterrupt:
-                return _say(name, "interrupted; the same command goes on", INTERRUPTED)
-            except Exception as e:
-                status, message = verdict(e)
-                if not status or os.environ.get("MTJAX_TRACEBACK"):
-                    raise
-                return _say(name, message, status)
 
-        return shell
+        return run
 
     return decorate
 
 
+def _end_of(body: Callable[[], int]) -> tuple[int, str]:
+    """The exit status of `body`, and a message if it did not come to its end."""
+    try:
+        status = body()
+        sys.stdout.flush()
+        return status, ""
+    except MtjaxError as e:
+        return e.status, str(e)
+    except KeyboardInterrupt:
+        return errors.INTERRUPTED, "interrupted"
+    except BrokenPipeError:  # `mtjax … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.FAILED, ""
+    except ImportError as e:
+        if missing := _missing(e):
+            return Missing.status, str(missing)
+        raise
+    except BrokenExecutor:
+        return errors.FAILED, "a worker process died (out of memory?)"
+    except OSError as e:
+        return errors.FAILED, f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e)
+    except FloatingPointError as e:
+        return errors.FAILED, str(e)
+    except (ValueError, RuntimeError) as e:
+        if NO_SPACE not in str(e):
+            raise
+        return errors.FAILED, f"no space or memory left: {' '.join(str(e).split())[:400]}"
+
+
+def _missing(e: ImportError) -> Missing | None:
+    module = (e.name or "").partition(".")[0]
+    if extra := EXTRA_OF.get(module):
+        return Missing(f"{module} is not installed or cannot be imported ({e}): pip install 'mtjax[{extra}]'")
+    return None
+
+
 @contextlib.contextmanager
-def importing(name: str) -> Iterator[None]:
-    """Around the imports of a command line that needs packages of an extra: without them one line, and status 4."""
+def imports_extras(name: str) -> Iterator[None]:
+    """Around imports at the top of a command's file: ends the process with one line where an optional package is missing.
+
+    Args:
+      name: as in `mtjax NAME`.
+    """
     try:
         yield
-    except ModuleNotFoundError as e:
-        status, message = verdict(e)
-        if not status:
+    except ImportError as e:
+        if not (missing := _missing(e)):
             raise
-        sys.exit(_say(name, message, status))
-
-
-def verdict(e: Exception) -> tuple[int, str]:
-    """(exit status, message) of an exception; status 0 for one that deserves its traceback."""
-    if isinstance(e, MissingPackage):
-        return MISSING, str(e)
-    if isinstance(e, ModuleNotFoundError):
-        package = (e.name or "").split(".")[0]
-        if package in EXTRAS:
-            return MISSING, f"needs the package {package}: pip install 'mtjax[{EXTRAS[package]}]'"
-        return 0, ""
-    if isinstance(e, BrokenProcessPool):
-        return FAILED, "a worker died (out of memory?); the same command does what is left"
-    if isinstance(e, OSError):
-        status = WRONG if e.errno in WRONG_PATH else FAILED
-        again = "; with room again the same command goes on" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        return status, f"{e.filename}: {e.strerror}{again}" if e.filename and e.strerror else f"{e}{again}"
-    if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e):
-        return FAILED, f"out of memory: {_first_line(e)}"
-    if isinstance(e, Failed | FloatingPointError):
-        return FAILED, str(e)
-    if isinstance(e, ValueError | RuntimeError) and _raised_by_us(e):
-        return WRONG, str(e)
-    return 0, ""
-
-
-def _raised_by_us(e: Exception) -> bool:
-    frames = traceback.extract_tb(e.__traceback__)
-    return bool(frames) and frames[-1].filename.startswith(OURS)
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
-
-
-def _say(name: str, message: str, status: int) -> int:
-    print(f"mtjax {name}: {message}", file=sys.stderr, flush=True)
-    return status
+        print(f"mtjax {name}: {missing}", file=sys.stderr)
+        sys.exit(missing.status)

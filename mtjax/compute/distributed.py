@@ -8,7 +8,7 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_PREEMPTED = 128 + signal.SIGTERM  # 143: schedulers requeue it
+from mtjax.command.errors import PREEMPTED, Failure
 
 
 def initialize(timeout_s: int = 300) -> None:
@@ -16,7 +16,7 @@ def initialize(timeout_s: int = 300) -> None:
     elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say where (launch/local_multiprocess.sh).
 
     Raises:
-      SystemExit: nothing tells where the others are. If they do not come in time the process ends here with status 1.
+      Failure: nothing tells where the others are. If they do not come in time the process ends here with status 1.
     """
     number = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
     given = {k: int(os.environ[v]) for k, v in number.items() if v in os.environ}
@@ -27,20 +27,20 @@ def initialize(timeout_s: int = 300) -> None:
     try:
         jax.distributed.initialize(initialization_timeout=timeout_s + 60, **given)
     except (RuntimeError, ValueError) as e:
-        raise SystemExit(_advice(str(e).splitlines()[0])) from None
+        raise Failure(_advice(str(e).splitlines()[0])) from None
     finally:
         late.cancel()
 
 
 def _advice(reason: str) -> str:
     return (
-        f"mtjax: the processes of this run did not find each other ({reason}). Start the same command on every host "
+        f"the processes of this run did not find each other ({reason}). Start the same command on every host "
         "(see docs/launch.md), or leave --distributed out to run on this host alone"
     )
 
 
 def _give_up(reason: str) -> None:
-    print(_advice(reason), file=sys.stderr, flush=True)
+    print(f"mtjax: {_advice(reason)}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
@@ -58,7 +58,7 @@ class Preemption:
 
     def _handle(self, number, frame):
         if self._signalled:
-            os._exit(EXIT_PREEMPTED)
+            os._exit(PREEMPTED)
         self._signalled = True
         print("mtjax: signal received; saving after this step (a second signal leaves at once)", flush=True)
 

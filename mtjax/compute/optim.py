@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtjax.command.errors import InputError
+
 NAMES = ("adamw", "sgd", "lbfgs")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
 DECAYED = ("all", "matrices")
@@ -53,15 +55,15 @@ class Optimizer:
     def __post_init__(self):
         for field, known in (("name", NAMES), ("schedule", SCHEDULES), ("decayed", DECAYED)):
             if getattr(self, field) not in known:
-                raise ValueError(f"config.optimizer.{field}={getattr(self, field)!r}: must be one of {known}")
+                raise InputError(f"config.optimizer.{field}={getattr(self, field)!r}: must be one of {known}")
         if self.searches:
             useless = ("lr", "weight_decay", "clip_norm", "warmup", "ema")
             if given := [name for name in useless if getattr(self, name)] + ["schedule"] * (
                 self.schedule != "constant"
             ):
-                raise ValueError(f"config.optimizer: lbfgs takes no {given}; regularise with task.penalty")
+                raise InputError(f"config.optimizer: lbfgs takes no {given}; regularise with task.penalty")
         elif self.lr <= 0:
-            raise ValueError(f"config.optimizer.lr={self.lr}: must be positive")
+            raise InputError(f"config.optimizer.lr={self.lr}: must be positive")
 
     @property
     def searches(self) -> bool:

@@ -1,7 +1,6 @@
 """Converts published weights: `mtjax convert KIND SRC OUT`; `--back` writes the published layout again."""
 
 import sys
-from collections.abc import Sequence
 
 from mtjax import convert
 from mtjax.command import arguments, shell
@@ -9,7 +8,7 @@ from mtjax.convert import names
 
 
 @shell.command("convert")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("convert", __doc__)
     parser.add_argument("kind", choices=convert.KINDS)
     parser.add_argument(

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from mtjax.command.errors import InputError
+
 Arrays = Mapping[str, np.ndarray]
 BATCHES_SEEN = re.compile(r".*\.num_batches_tracked")  # by PyTorch's BatchNorm; nothing depends on it
 
 
-class ConversionError(ValueError):
+class ConversionError(InputError):
     """A checkpoint that does not fit; names the arrays."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mtjax.command.errors import Missing
 from mtjax.convert.names import ConversionError
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # what training scripts put around the weights
@@ -42,7 +43,7 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
-        raise ConversionError(f"{advice}; ids need: pip install 'mtjax[extract]'") from None
+        raise Missing(f"{advice}; ids need: pip install 'mtjax[extract]'") from None
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "pytorch_model.bin"]))
     except (
@@ -59,8 +60,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ModuleNotFoundError:
-        raise ConversionError(
-            f"{path}: PyTorch files need PyTorch (pip install torch), or convert to safetensors"
+        raise Missing(
+            f"{path}: PyTorch files need PyTorch (pip install 'mtjax[extract]'), or convert to safetensors"
         ) from None
     try:
         # Never the general unpickler: a checkpoint from elsewhere could run anything.

@@ -1,23 +1,20 @@
 """Looks after datasets: `mtjax data check|info|index|bench|coverage|shots ROOT`.
 
-  check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
-            Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
-  info      shows a table of splits, of columns and of how many clips each column covers.
-  index     reads and verifies columns, and writes their index.npz anew.
-  bench     reads random batches of 256 records and shows records/s.
-  coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
-            valid, which is what motion features are made of: by split, and by split and class. For a flow column how many
-            clips have one, how far things move, and how much of that was cut off.
-  shots     prints the ids of --k clips of each class of --split, drawn with --seed: a file for config.data.shots, which
-            fixes what config.data.k_shot draws.
-
-Exit code 2: the arguments are wrong, or there is nothing to work on.
+check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
+          Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
+info      shows a table of splits, of columns and of how many clips each column covers.
+index     reads and verifies columns, and writes their index.npz anew.
+bench     reads random batches of 256 records and shows records/s.
+coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
+          valid, which is what motion features are made of: by split, and by split and class. For a flow column how many
+          clips have one, how far things move, and how much of that was cut off.
+shots     prints the ids of --k clips of each class of --split, drawn with --seed: a file for config.data.shots, which
+          fixes what config.data.k_shot draws.
 """
 
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from mtjax import lookup
@@ -50,7 +47,7 @@ def _flags() -> argparse.ArgumentParser:
 
 
 @shell.command("data")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = _flags().parse_args(argv)
     commands = {

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.data.files import write_atomically
 
 CATALOG_VERSION = 1
 UNLABELLED = -1
 
 
-class CatalogError(ValueError):
+class CatalogError(InputError):
     """A dataset folder, an annotation or a subset that cannot be used; says where and what to do."""
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mtjax import records
+from mtjax.command.errors import MtjaxError
 from mtjax.data import columns
 from mtjax.data.files import write_atomically
 
 MARKERS = ".shards"  # one JSON per finished shard: what it was asked for, what it holds, what failed
 
 
-class Busy(RuntimeError):
+class Busy(MtjaxError, RuntimeError):
     """Another process is writing this shard."""
 
 

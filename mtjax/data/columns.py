@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from mtjax import records
+from mtjax.command.errors import InputError
 
 COLUMN_VERSION = 1
 INDEX = "index.npz"
 
 
-class ColumnError(ValueError):
+class ColumnError(InputError):
     """A column that cannot be opened or used; names the file and the next step."""
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from mtjax.command.errors import InputError
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT = 77
 MERGES = 49_152 - 256 - 2  # the file has more, which CLIP never used
@@ -23,13 +25,13 @@ def load(source: str | Path) -> Tokenizer:
     if (path / "tokenizer.json").is_file():
         return Tokenizer.from_file(str(path / "tokenizer.json"))
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"{path}: pass bpe_simple_vocab_16e6.txt.gz (OpenAI's CLIP repository) or a Hugging Face folder with tokenizer.json"
         )
     with gzip.open(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : MERGES + 1]
     if len(lines) < MERGES:
-        raise ValueError(f"{path}: {len(lines)} merges, CLIP has {MERGES}; is the file whole?")
+        raise InputError(f"{path}: {len(lines)} merges, CLIP has {MERGES}; is the file whole?")
     merges = [tuple(line.split()) for line in lines]
     letters = _byte_letters()
     words = [*letters, *(f"{c}</w>" for c in letters), *("".join(merge) for merge in merges), START, END]

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from mtjax import records
+from mtjax.command.errors import InputError
 from mtjax.data.columns import Column
 from mtjax.data.subset import Subset
 
@@ -38,7 +39,7 @@ class Data(Subset):
         super().__post_init__()
         for field, known in (("on_corrupt", ON_CORRUPT), ("cache", CACHES)):
             if getattr(self, field) not in known:
-                raise ValueError(f"config.data.{field}={getattr(self, field)!r}: must be one of {known}")
+                raise InputError(f"config.data.{field}={getattr(self, field)!r}: must be one of {known}")
 
     # What a modality adds.
 
@@ -93,7 +94,7 @@ class Data(Subset):
         of_probs = column.spec.schema.get("probs")
         told = column.spec.parameters.get("class_names", list(self.class_names))
         if of_probs is None or of_probs.shape != (len(self.class_names),) or list(told) != list(self.class_names):
-            raise ValueError(
+            raise InputError(
                 f"config.data.teacher={self.teacher!r}: needs a field `probs` [{len(self.class_names)}] over the classes of "
                 f"{self.root}, found {column.spec.schema} over {list(told)[:5]} …"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from mtjax.command.errors import InputError
 from mtjax.data import catalog as catalogs
 from mtjax.data import selection
 from mtjax.data.columns import Column
@@ -47,11 +48,11 @@ class Subset:
 
     def __post_init__(self):
         if self.missing not in MISSING:
-            raise ValueError(f"config.data.missing={self.missing!r}: must be one of {MISSING}")
+            raise InputError(f"config.data.missing={self.missing!r}: must be one of {MISSING}")
         if self.val and self.holdout:
-            raise ValueError(f"config.data: val={self.val!r} and holdout={self.holdout} exclude each other")
+            raise InputError(f"config.data: val={self.val!r} and holdout={self.holdout} exclude each other")
         if self.shots and (self.k_shot or self.fraction != 1.0):
-            raise ValueError("config.data: shots lists the labelled clips, so k_shot and fraction have to be 0 and 1.0")
+            raise InputError("config.data: shots lists the labelled clips, so k_shot and fraction have to be 0 and 1.0")
 
     @property
     def needed(self) -> tuple[Column, ...]:

@@ -20,7 +20,7 @@ PIPE_WIDTH = 1000  # into a file or a pipe a table is as wide as it needs to be
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:
     """Prints a table: the first `left` columns flush left, the rest right; plain text when not on a terminal."""
     # Names are data: "[NEW_AUDIO]" is no markup and ":wave:" no emoji.
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False, color_system=None)
     if not console.is_terminal:
         console = Console(markup=False, emoji=False, highlight=False, width=PIPE_WIDTH, no_color=True)
     table = Table(box=rich.box.SIMPLE_HEAD if console.is_terminal else None)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mtjax.command.errors import InputError
+
 KINDS = ("probs", "logits", "features")
 
 
@@ -17,7 +19,7 @@ def aggregate(x: np.ndarray, group: np.ndarray, kind: str) -> tuple[np.ndarray, 
       (unique groups in sorted order, their means [groups, c]).
     """
     if kind not in KINDS:
-        raise ValueError(f"aggregate: kind {kind!r} must be one of {KINDS}")
+        raise InputError(f"aggregate: kind {kind!r} must be one of {KINDS}")
     unique, member = np.unique(group, return_inverse=True)
     total = np.zeros((len(unique), x.shape[1]), np.float64)
     np.add.at(total, member, x)

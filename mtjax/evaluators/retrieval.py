@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from mtjax.command.errors import InputError
+
 BLOCK = 1024  # queries whose distances to the whole gallery exist at once
 SHOWN = 5  # neighbours that are looked up at least, to be drawn
 
@@ -69,7 +71,7 @@ def recalls(relevant: Bool[np.ndarray, "q k"], at: Sequence[int]) -> dict[str, f
       ValueError: a k beyond the neighbours that were looked up.
     """
     if max(at) > relevant.shape[1]:
-        raise ValueError(f"R@{max(at)} needs as many neighbours, there are {relevant.shape[1]}")
+        raise InputError(f"R@{max(at)} needs as many neighbours, there are {relevant.shape[1]}")
     return {f"R@{k}": 100.0 * float(relevant[:, :k].any(1).mean()) if len(relevant) else 0.0 for k in at}
 
 
@@ -90,7 +92,7 @@ def answerable(at: Sequence[int], gallery: int) -> tuple[int, ...]:
       ValueError: none of them.
     """
     if not (fits := tuple(k for k in at if k <= gallery)):
-        raise ValueError(f"R@{min(at)} needs as many neighbours, the gallery has {gallery}")
+        raise InputError(f"R@{min(at)} needs as many neighbours, the gallery has {gallery}")
     return fits
 
 
@@ -129,7 +131,7 @@ def by_video(clips: Clips, at: Sequence[int]) -> tuple[dict[str, float], Found]:
     _, index, count = np.unique(clips.video, return_inverse=True, return_counts=True)
     query = np.flatnonzero(count[index] > 1)
     if not len(query):
-        raise ValueError("no video has two clips of which one could find the other")
+        raise InputError("no video has two clips of which one could find the other")
     fits = answerable(at, len(index) - 1)
     found = without(nearest(clips.embedding[query], clips.embedding, max(*fits, SHOWN) + 1), query)
     relevant = clips.video[found] == clips.video[query][:, None]

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.evaluators.aggregation import aggregate
 from mtjax.types import Rows
 
@@ -25,7 +26,7 @@ class Top1:
           ValueError: a `field` beside logits, which are of the task's own rule.
         """
         if aggregate == "logits" and field != "probs":
-            raise ValueError(f"config.evals: aggregate='logits' averages `logits`, not field={field!r}; use 'probs'")
+            raise InputError(f"config.evals: aggregate='logits' averages `logits`, not field={field!r}; use 'probs'")
         self.split, self.how, self.field = split, aggregate, field
         paths = [c.path or c.id for c in data.catalog.clips]
         self.video = np.unique(paths, return_inverse=True)[1]

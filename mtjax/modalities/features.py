@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.modalities.one_column import OneColumn
 
 VIEWS = ("centre", "random", "all")
@@ -30,21 +31,21 @@ class Features(OneColumn):
     def __post_init__(self):
         super().__post_init__()
         if self.views not in VIEWS:
-            raise ValueError(f"config.data.views={self.views!r}: must be one of {VIEWS}")
+            raise InputError(f"config.data.views={self.views!r}: must be one of {VIEWS}")
 
     @functools.cached_property
     def stored_shape(self) -> tuple[int, int]:
         """(views, d)."""
         feature = self.feature
         if len(feature.shape) not in (1, 2) or feature.ragged:
-            raise ValueError(
+            raise InputError(
                 f"config.data.field={self.field!r}: features are [d] or [views d], the column has {feature}"
             )
         return (1, *feature.shape)[-2:]
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         if not self.present:
-            raise ValueError(
+            raise InputError(
                 "data.name='features.Features' has no dry run without the dataset: the column says the width"
             )
         return {"features": (self.stored_shape, np.dtype(np.float32)), "observed": ((), np.dtype(bool))}

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from mtjax.command.errors import InputError
 from mtjax.modalities import flow_bytes
 from mtjax.modalities.video_clips import VideoClips
 
@@ -34,7 +35,7 @@ class Flow(VideoClips):
     def __post_init__(self):
         super().__post_init__()
         if self.normalize not in NORMALIZE:
-            raise ValueError(f"config.data.normalize={self.normalize!r}: must be one of {NORMALIZE}")
+            raise InputError(f"config.data.normalize={self.normalize!r}: must be one of {NORMALIZE}")
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ Two ways lead back, and they differ on purpose:
 
 import numpy as np
 
+from mtjax.command.errors import InputError
+
 LIMIT_PX = 20.0
 STEP_PX = 2 * LIMIT_PX / 255
 STILL = 127  # the byte of no motion
@@ -24,7 +26,7 @@ def to_bytes(flow_px: np.ndarray) -> np.ndarray:
       ValueError: NaN or inf.
     """
     if not np.isfinite(flow_px).all():
-        raise ValueError("flow is NaN or inf")
+        raise InputError("flow is NaN or inf")
     inside = np.clip(flow_px.astype(np.float64), -LIMIT_PX, LIMIT_PX)
     return ((inside + LIMIT_PX) / (2 * LIMIT_PX) * 255).astype(np.uint8)  # towards zero, which is trunc
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from mtjax.command.errors import InputError
 from mtjax.modalities import images
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
@@ -72,13 +73,13 @@ class Frames(OneColumn):
     def __post_init__(self):
         super().__post_init__()
         if self.normalize not in NORMALIZE:
-            raise ValueError(f"config.data.normalize={self.normalize!r}: must be one of {NORMALIZE}")
+            raise InputError(f"config.data.normalize={self.normalize!r}: must be one of {NORMALIZE}")
         if self.short_side < self.size:
-            raise ValueError(f"config.data.short_side={self.short_side}: must be at least size={self.size}")
+            raise InputError(f"config.data.short_side={self.short_side}: must be at least size={self.size}")
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         if self.present and self.feature.dtype != "jpeg":
-            raise ValueError(
+            raise InputError(
                 f"config.data.field={self.field!r}: column {self.column!r} has no JPEG images there, but {self.feature}"
             )
         observed = {"observed": ((), np.dtype(bool))}

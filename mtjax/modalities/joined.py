@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtjax import lookup
+from mtjax.command.errors import InputError
 from mtjax.data.columns import Column
 from mtjax.data.pipeline import Data
 
@@ -34,11 +35,11 @@ class Joined(Data):
     def __post_init__(self):
         super().__post_init__()
         if self.teacher:
-            raise ValueError("config.data.teacher: a column of soft labels and data.watched exclude each other")
+            raise InputError("config.data.teacher: a column of soft labels and data.watched exclude each other")
         shared = {f.name for f in dataclasses.fields(Data)} - {"cache"}
         for part in ("student", "watched"):
             if wrong := sorted(shared & set(getattr(self, part))):
-                raise ValueError(f"config.data.{part}: {wrong} belong into config.data itself")
+                raise InputError(f"config.data.{part}: {wrong} belong into config.data itself")
 
     @functools.cached_property
     def parts(self) -> tuple[Data, Data]:
@@ -96,5 +97,5 @@ class Joined(Data):
             ("taught" if k == "observed" else k): v for k, v in watched.items() if k not in student or k not in TIMES
         }
         if both := sorted(set(student) & set(renamed)):
-            raise ValueError(f"config.data: student and watched both give {both}")
+            raise InputError(f"config.data: student and watched both give {both}")
         return dict(student) | renamed

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from mtjax.command.errors import InputError
 from mtjax.data.pipeline import Data
 from mtjax.lookup import check_keywords
 from mtjax.records import Feature
@@ -46,5 +47,5 @@ class OneColumn(Data):
         """Of the field, as the column says. Raises ValueError when there is none."""
         schema = self.columns[0].spec.schema
         if self.field not in schema:
-            raise ValueError(f"config.data.field={self.field!r}: column {self.column!r} has {sorted(schema)}")
+            raise InputError(f"config.data.field={self.field!r}: column {self.column!r} has {sorted(schema)}")
         return schema[self.field]

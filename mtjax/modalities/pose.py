@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mtjax import lookup
+from mtjax.command.errors import InputError
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
 from mtjax.modalities.skeletons import Skeleton
@@ -81,12 +82,12 @@ class Pose(OneColumn):
         """Frames that hold any clip; checks that the column's joints are the skeleton's."""
         shape, joints = self.feature.shape, self.body.joints
         if shape[1:] != (len(joints), 3):
-            raise ValueError(
+            raise InputError(
                 f"column {self.column!r}, field {self.field!r}: {self.skeleton} needs (t, {len(joints)}, 3), found {shape}"
             )
         named = tuple(self.catalog.info.get("joint_names", joints))
         if named != joints:
-            raise ValueError(
+            raise InputError(
                 f"{self.root}: its joints are {named}, those of config.data.skeleton={self.skeleton!r} {joints}"
             )
         return self.columns[0].longest(self.field)

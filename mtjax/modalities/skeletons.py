@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+from mtjax.command.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
@@ -20,7 +22,7 @@ class Skeleton:
     def __post_init__(self):
         named = set(self.shoulders) | {joint for limb in self.limbs for joint in limb}
         if unknown := sorted(named - set(self.joints)):
-            raise ValueError(f"skeleton: {unknown} are not among its joints {self.joints}")
+            raise InputError(f"skeleton: {unknown} are not among its joints {self.joints}")
 
     def __len__(self) -> int:
         return len(self.joints)

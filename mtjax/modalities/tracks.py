@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
 from mtjax.modalities.skeletons import mirror_order
@@ -68,21 +69,21 @@ class Tracks(OneColumn):
         super().__post_init__()
         for field, known in (("resample", RESAMPLE), ("normalize", NORMALIZE)):
             if getattr(self, field) not in known:
-                raise ValueError(f"config.data.{field}={getattr(self, field)!r}: must be one of {known}")
+                raise InputError(f"config.data.{field}={getattr(self, field)!r}: must be one of {known}")
         if self.resample == "pad" and (self.augmentation.time_crop or self.augmentation.time_warp):
-            raise ValueError("config.data.augment.time_crop and time_warp need data.resample='nearest' or 'linear'")
+            raise InputError("config.data.augment.time_crop and time_warp need data.resample='nearest' or 'linear'")
 
     @functools.cached_property
     def stored_shape(self) -> tuple[int, int, np.dtype]:
         """(frames, points, dtype) that hold any clip of the column."""
         column, feature = self.columns[0], self.feature
         if len(feature.shape) != 3 or feature.shape[2] != 3:
-            raise ValueError(
+            raise InputError(
                 f"column {self.column!r}, field {self.field!r}: tracks have shape (t, n, 3), found {feature.shape}"
             )
         frames, points = column.longest(self.field), feature.shape[1]
         if self.resample == "pad" and frames > self.frames:
-            raise ValueError(
+            raise InputError(
                 f"config.data.frames={self.frames}: column {self.column!r} has clips of up to {frames} frames"
             )
         return frames, points, np.dtype(feature.dtype)

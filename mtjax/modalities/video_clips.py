@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.data.columns import Column
 from mtjax.modalities import clip_sampling, images
 from mtjax.modalities.one_column import OneColumn
@@ -70,14 +71,14 @@ class VideoClips(OneColumn):
     def __post_init__(self):
         super().__post_init__()
         if self.cache == "device":
-            raise ValueError("config.data.cache='device': clips of videos are cut out while they are read; set 'none'")
+            raise InputError("config.data.cache='device': clips of videos are cut out while they are read; set 'none'")
         for name in ("frames", "stride", "clips", "views", "size"):
             if (value := getattr(self, name)) < 1:
-                raise ValueError(f"config.data.{name}={value}: must be at least 1")
+                raise InputError(f"config.data.{name}={value}: must be at least 1")
         if len(self.resize) != 2 or min(self.resize) < self.size:
-            raise ValueError(f"config.data.resize={self.resize}: must be (h, w), at least size={self.size} each")
+            raise InputError(f"config.data.resize={self.resize}: must be (h, w), at least size={self.size} each")
         if self.ordered and self.clips < 2:
-            raise ValueError("config.data.ordered: needs data.clips of 2 or more")
+            raise InputError("config.data.ordered: needs data.clips of 2 or more")
 
     # What a modality adds.
 
@@ -97,7 +98,7 @@ class VideoClips(OneColumn):
         """Raises ValueError when it is not one of `mtjax.cluster`."""
         column = self.columns[1]
         if not {"label", "start_s"} <= set(column.spec.schema) or "class_names" not in column.spec.parameters:
-            raise ValueError(
+            raise InputError(
                 f"config.data.pseudo={self.pseudo!r}: has {sorted(column.spec.schema)}; `mtjax cluster` makes "
                 "columns of pseudo labels"
             )
@@ -140,7 +141,7 @@ class VideoClips(OneColumn):
         """Of evaluation; training has `clips` in place of `views`."""
         schema = self.columns[0].spec.schema if self.present else {}
         if self.present and any(schema.get(f) is None or schema[f].dtype != "jpeg" for f in self.fields):
-            raise ValueError(
+            raise InputError(
                 f"config.data.field={self.field!r}: column {self.column!r} has no JPEG images in {self.fields}, but "
                 f"{sorted(schema)}; `mtjax extract` makes such columns"
             )

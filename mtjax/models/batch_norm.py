@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mtjax.command.errors import InputError
+
 
 class BatchNorm(nnx.Module):
     """Batch normalisation over all but the last dimension, with PyTorch's running statistics.
@@ -36,7 +38,7 @@ class BatchNorm(nnx.Module):
             return (x.astype(jnp.float32) * scale + (bias - mean * scale)).astype(self.dtype)
         count = math.prod(x.shape[:-1])
         if count < 2:
-            raise ValueError("BatchNorm in training needs more than one value a channel: a larger batch or clip")
+            raise InputError("BatchNorm in training needs more than one value a channel: a larger batch or clip")
         y, of_batch, biased = _normalised(x, scale, bias, self.epsilon)
         keep, new = 1.0 - self.momentum, self.momentum
         self.mean.set_value(keep * mean + new * jax.lax.stop_gradient(of_batch))

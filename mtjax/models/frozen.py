@@ -3,6 +3,7 @@
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mtjax.command.errors import InputError
 from mtjax.models.openai_clip import unit
 from mtjax.types import Batch
 
@@ -20,5 +21,5 @@ class Frozen(nnx.Module):
     def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "*b d"]:
         features = batch["features"]
         if features.shape[-1] != self.width:
-            raise ValueError(f"config.model.width={self.width}, but the column's features have {features.shape[-1]}")
+            raise InputError(f"config.model.width={self.width}, but the column's features have {features.shape[-1]}")
         return unit(features) if self.unit_norm else features

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mtjax.command.errors import InputError
+
 ACTIVATIONS: dict[str, Callable] = {
     "relu": nnx.relu,
     "gelu": lambda x: nnx.gelu(x, approximate=False),
@@ -22,7 +24,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         if width % heads:
-            raise ValueError(f"width {width} is not divisible by {heads} heads")
+            raise InputError(f"width {width} is not divisible by {heads} heads")
         per_head = width // heads
         self.qkv = nnx.LinearGeneral(width, (3, heads, per_head), dtype=dtype, rngs=rngs)
         self.out = nnx.LinearGeneral((heads, per_head), width, axis=(-2, -1), dtype=dtype, rngs=rngs)
@@ -149,7 +151,7 @@ class Dropout(nnx.Module):
 
     def __init__(self, rate: float):
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"dropout {rate}: must be at least 0 and below 1")
+            raise InputError(f"dropout {rate}: must be at least 0 and below 1")
         self.dropped = max(round(256 * rate), 1) if rate else 0
 
     def __call__(self, x: Float[Array, "*lead d"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "*lead d"]:
@@ -187,7 +189,7 @@ class TemporalConv(nnx.Module):
 
     def __init__(self, channels: int, out: int, kernel: int, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
         if kernel % 2 == 0:
-            raise ValueError(f"kernel {kernel} must be odd")
+            raise InputError(f"kernel {kernel} must be odd")
         init = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(init(rngs.params(), (kernel, channels, out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((out,), jnp.float32))

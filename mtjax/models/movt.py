@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mtjax.command.errors import InputError
 from mtjax.models.layers import MLP, EncoderLayer, TemporalConv, in_chunks
 from mtjax.types import Batch
 
@@ -104,7 +105,7 @@ class MovT(nnx.Module):
             x = self.fusion(x)
         if self.identity is not None:
             if self.identity.shape[0] != x.shape[1]:
-                raise ValueError(f"model.point_identity={self.identity.shape[0]}, but clips have {x.shape[1]} points")
+                raise InputError(f"model.point_identity={self.identity.shape[0]}, but clips have {x.shape[1]} points")
             x = x + self.identity[...].astype(x.dtype)
         call = nnx.remat(EncoderLayer.__call__, static_argnums=(3,)) if self.remat else EncoderLayer.__call__
         for layer in self.layers:

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mtjax.command.errors import InputError
 from mtjax.models.layers import PreNormLayer
 from mtjax.types import Batch
 
@@ -28,7 +29,7 @@ class VisionTower(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if image % patch:
-            raise ValueError(f"image size {image} is not divisible by the patch size {patch}")
+            raise InputError(f"image size {image} is not divisible by the patch size {patch}")
         norm = functools.partial(nnx.LayerNorm, width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
         small = nnx.initializers.normal(width**-0.5)
         self.patch, self.grid = patch, image // patch
@@ -50,7 +51,7 @@ class VisionTower(nnx.Module):
         x = self.patches(patchify(images, self.patch))
         if x.shape[1] != self.grid**2:
             side = self.grid * self.patch
-            raise ValueError(f"images are {images.shape[1]} × {images.shape[2]}, this tower takes {side} × {side}")
+            raise InputError(f"images are {images.shape[1]} × {images.shape[2]}, this tower takes {side} × {side}")
         token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
         x = self.pre_norm(jnp.concatenate([token, x], 1) + self.positions[...].astype(x.dtype))
 
@@ -91,7 +92,7 @@ class TextTower(nnx.Module):
         """The projected embedding at each row's end token, which has the largest id (padding after it is 0, or repeats it)."""
         context = self.positions.shape[0]
         if ids.shape[1] > context:
-            raise ValueError(
+            raise InputError(
                 f"{ids.shape[1]} tokens, but this tower's context is {context}: truncate before the end token"
             )
         x = self.tokens(ids)
@@ -164,7 +165,7 @@ class CLIP(nnx.Module):
           ValueError: `prompted`, which X-CLIP alone can.
         """
         if prompted:
-            raise ValueError("config.task.prompted: CLIP has no prompt generator, X-CLIP has")
+            raise InputError("config.task.prompted: CLIP has no prompt generator, X-CLIP has")
         video = self(batch, train=False)
         return jnp.exp(self.logit_scale[...]) * unit(video) @ unit(texts).T, video
 

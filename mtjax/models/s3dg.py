@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from mtjax.command.errors import InputError
 from mtjax.models.convolution import Pads, Triple, max_pool
 from mtjax.models.video_network import ConvNorm, VideoNetwork
 
@@ -94,7 +95,7 @@ class SpaceToDepth(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b s i j d"]:
         b, t, h, w, c = x.shape
         if t % 2 or h % 2 or w % 2:
-            raise ValueError(f"clips of {t} frames of {h} × {w}: a space-to-depth stem needs even numbers")
+            raise InputError(f"clips of {t} frames of {h} × {w}: a space-to-depth stem needs even numbers")
         cubes = x.reshape(b, t // 2, 2, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
         return cubes.reshape(b, t // 2, h // 2, w // 2, 8 * c)
 
@@ -137,7 +138,7 @@ class S3DG(VideoNetwork):
         """
         for field, known, value in (("stem", STEMS, stem), ("average", AVERAGES, average)):
             if value not in known:
-                raise ValueError(f"config.model.{field}={value!r}: must be one of {known}")
+                raise InputError(f"config.model.{field}={value!r}: must be one of {known}")
         compute = jnp.dtype(dtype)
         conv = functools.partial(ConvNorm, epsilon=epsilon, momentum=momentum, dtype=compute, rngs=rngs)
         gate = functools.partial(Gate, dtype=compute, rngs=rngs)
@@ -163,7 +164,7 @@ class S3DG(VideoNetwork):
         if self.average == "all":
             return super().pool(features)
         if any(n < k for n, k in zip(features.shape[1:4], WINDOW, strict=True)):
-            raise ValueError(
+            raise InputError(
                 f"features of {features.shape[1:4]} positions, average='windows' needs {WINDOW}: clips of 14 frames of 224 "
                 "pixels at least"
             )

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mtjax.command.errors import InputError
 from mtjax.models.batch_norm import BatchNorm
 from mtjax.models.convolution import Conv3D, Pads, Triple, max_pool
 from mtjax.types import Batch
@@ -85,7 +86,7 @@ class VideoNetwork(nnx.Module):
         self.names, self.width, self.channels = tuple(stages), width, channels
         self.reads, self.remat, self.dtype = reads, remat, dtype
         if wrong := [name for name in frozen if name not in self.names]:
-            raise ValueError(f"config.model.frozen: {wrong} are not stages of this network, {self.names} are")
+            raise InputError(f"config.model.frozen: {wrong} are not stages of this network, {self.names} are")
         for name in frozen:
             _freeze(getattr(self, name))
 
@@ -96,7 +97,7 @@ class VideoNetwork(nnx.Module):
           ValueError: a clip has other channels than the first convolution.
         """
         if clip.shape[-1] != self.channels:
-            raise ValueError(
+            raise InputError(
                 f"clips have {clip.shape[-1]} channels, this network's stem {self.channels} (model.channels)"
             )
 
@@ -133,7 +134,7 @@ class VideoNetwork(nnx.Module):
         def largest(clip: Float[Array, "b t h w c"]) -> Float[Array, "b d"]:
             features = self.stages(clip, train=False)[self.names[-1]]
             if min(features.shape[2:4]) < 2:
-                raise ValueError(
+                raise InputError(
                     f"{self.names[-1]} has {features.shape[2]} × {features.shape[3]} positions, descriptors need 2 × 2: larger "
                     "clips (data.size)"
                 )

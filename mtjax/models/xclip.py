@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mtjax.command.errors import InputError
 from mtjax.models.layers import ACTIVATIONS, PreNormLayer, in_chunks
 from mtjax.models.openai_clip import TextTower, VisionTower, unit
 from mtjax.types import Batch
@@ -56,7 +57,7 @@ class FrameIntegration(nnx.Module):
           ValueError: the clip has another number of frames than the position table, which is not interpolated.
         """
         if x.shape[1] != self.positions.shape[0]:
-            raise ValueError(
+            raise InputError(
                 f"clips have {x.shape[1]} frames, this X-CLIP's position table {self.positions.shape[0]}: the 8-frame and the "
                 "32-frame checkpoints do not replace each other"
             )

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mtjax.command.errors import Missing
+
 LONG_SIDE = 640  # pixels of the drawn video
 TAIL = 12  # frames of history drawn behind each point
 
@@ -22,7 +24,7 @@ def write(
         import av
         import cv2
     except ImportError as e:
-        raise SystemExit(f"overlays need {e.name}: pip install 'mtjax[video]', or pass --no_overlay") from None
+        raise Missing(f"overlays need {e.name}: pip install 'mtjax[video]', or pass --no_overlay") from None
     height, width = frames.shape[1:3]
     factor = LONG_SIDE / max(height, width)
     size = (round(width * factor) // 2 * 2, round(height * factor) // 2 * 2)

@@ -27,7 +27,7 @@ from mtjax.run.results import Result
 
 def print_tables(groups: list[Group], names: Sequence[str], tables: dict[str, Any]) -> None:
     """On the console: all our runs, then paper tables with our numbers in them."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 200, color_system=None)
     header, rows = paper_tables.own_table(groups)
     ours = Table(*header, title="Runs")
     for row in rows:
@@ -57,7 +57,7 @@ def sections(runs: list[Result], groups: list[Group], args: argparse.Namespace) 
 
 
 @shell.command("report")
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("report", __doc__)
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--table", default="", help="paper tables to print beside, comma separated, e.g. mt.t1")

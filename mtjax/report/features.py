@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib import pyplot as plt
 
+from mtjax.command.errors import Missing
 from mtjax.data import catalog as catalogs
 from mtjax.data import selection
 from mtjax.data.columns import Column
@@ -114,11 +115,11 @@ def knn_accuracy(x: np.ndarray, labels: np.ndarray, k: int = NEIGHBOURS) -> floa
 
 
 def sklearn_manifold():
-    """Raises ConfigError when scikit-learn is missing."""
+    """Raises Missing when scikit-learn is missing."""
     try:
         from sklearn import manifold
     except ImportError:
-        raise ConfigError("--features: t-SNE needs scikit-learn: pip install 'mtjax[report]'") from None
+        raise Missing("--features: t-SNE needs scikit-learn: pip install 'mtjax[report]'") from None
     return manifold
 
 

@@ -24,10 +24,12 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
+from mtjax.command.errors import InputError, MtjaxError
+
 STATE, META = "state", "meta"
 
 
-class NoGoodCheckpoint(RuntimeError):
+class NoGoodCheckpoint(MtjaxError, RuntimeError):
     """There are checkpoints and none can be used. Never a reason to start from scratch in silence."""
 
 
@@ -208,7 +210,7 @@ class Checkpoints:
         """
         meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
         if meta.get("seal") != _seal(meta):
-            raise ValueError("the meta data differ from their seal")
+            raise InputError("the meta data differ from their seal")
         return meta
 
     def _try(self, step: int, template: Any) -> tuple[Any, dict[str, Any]] | None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from mtjax.command.errors import Missing
+
 METRICS = "metrics.jsonl"
 
 
@@ -84,7 +86,7 @@ def _start_wandb(workdir: Path, project: str):
     try:
         import wandb
     except ImportError:
-        raise SystemExit("config.train.wandb is set but wandb is not installed: pip install 'mtjax[wandb]'") from None
+        raise Missing("config.train.wandb is set but wandb is not installed: pip install 'mtjax[wandb]'") from None
     identity = workdir / "wandb_id.txt"  # one run a workdir, however often it restarts
     if not identity.exists():
         identity.write_text(wandb.util.generate_id())

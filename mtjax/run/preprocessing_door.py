@@ -4,12 +4,14 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from mtjax.command.errors import Missing
+
 
 def _room(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(f"preprocessing.{module}")
     except ImportError as e:
-        raise SystemExit(f"preprocessing.{module} cannot be imported ({e}): pip install 'mtjax[{extra}]'") from None
+        raise Missing(f"preprocessing.{module} cannot be imported ({e}): pip install 'mtjax[{extra}]'") from None
 
 
 def generate(arguments: Mapping[str, Any], root: str) -> None:

@@ -40,9 +40,13 @@ class Run:
                 raise ConfigError(
                     f"{workdir} holds a run of another config ({shown}); use a new --workdir or --allow_config_change"
                 )
+        if jax.process_index() == 0:
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise ConfigError(f"--workdir={workdir} cannot be made: {e.strerror}; choose another folder") from None
         self.checkpoints = checkpoints_of(workdir, exp.train)
         if jax.process_index() == 0:
-            workdir.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(exp.config, indent=1) + "\n")
 
     @property

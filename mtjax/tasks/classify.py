@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
+from mtjax.command.errors import InputError
 from mtjax.models.layers import Dropout
 from mtjax.tasks import losses
 from mtjax.types import Attending, Batch, Scalars
@@ -82,14 +83,14 @@ class Classify:
         """
         for field, known, value in (("class_weights", CLASS_WEIGHTS, class_weights), ("penalty", PENALTIES, penalty)):
             if value not in known:
-                raise ValueError(f"config.task.{field}={value!r}: must be one of {known}")
+                raise InputError(f"config.task.{field}={value!r}: must be one of {known}")
         found = len(data.class_names) if data else num_classes
         if not found:
-            raise ValueError(
+            raise InputError(
                 "config.task: the dataset has no classes; set task.name='regress.Regress' or task.num_classes"
             )
         if num_classes and num_classes != found:
-            raise ValueError(f"config.task.num_classes={num_classes}, but {data.root} has {found} classes")
+            raise InputError(f"config.task.num_classes={num_classes}, but {data.root} has {found} classes")
         self.num_classes = found
         self.hidden, self.dropout = hidden, dropout
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mtjax.command.errors import InputError
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify, of_clips
 from mtjax.types import Batch, Params, Scalars, Teacher
@@ -94,17 +95,17 @@ class Distill(Classify):
             ("heads", (1, 2), heads),
         ):
             if value not in known:
-                raise ValueError(f"config.task.{field}={value!r}: must be one of {known}")
+                raise InputError(f"config.task.{field}={value!r}: must be one of {known}")
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
         self.divergence, self.heads, self.rule = DIVERGENCES[divergence], heads, rule
         self.teacher = teacher or None
         if data and bool(data.teacher) == bool(teacher):
-            raise ValueError("config: Distill needs either data.teacher (a column) or task.teacher (a workdir)")
+            raise InputError("config: Distill needs either data.teacher (a column) or task.teacher (a workdir)")
         self.match = match
         if match and data and not teacher:
-            raise ValueError("config.task.match: features come from a frozen teacher (task.teacher), not from a column")
+            raise InputError("config.task.match: features come from a frozen teacher (task.teacher), not from a column")
         if data and self.teacher and beta and self.teacher.class_names != tuple(data.class_names):
-            raise ValueError(
+            raise InputError(
                 f"config.task.teacher was trained on {self.teacher.class_names[:5]} …, {data.root} has {data.class_names[:5]} …"
             )
 
@@ -145,7 +146,7 @@ class Distill(Classify):
         if self.match:
             shown = said["embedding" if embedding.ndim == 2 else "clip_embedding"].astype(jnp.float32)
             if shown.shape != embedding.shape:
-                raise ValueError(
+                raise InputError(
                     f"config.task.match: the student's embedding is {embedding.shape}, the teacher's {shown.shape}"
                 )
             matched = losses.weighted_mean(losses.squared_error(embedding, shown), weight)

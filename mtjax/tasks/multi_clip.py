@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mtjax.command.errors import InputError
 from mtjax.models.layers import Dropout
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify
@@ -86,15 +87,15 @@ class MultiClip(Classify):
         super().__init__(data, num_classes=num_classes, hidden=hidden, dropout=dropout, label_smoothing=label_smoothing)
         found = getattr(data, "clips", 1) if data else clips
         if clips and clips != found:
-            raise ValueError(f"config.task.clips={clips}, but config.data.clips={found}")
+            raise InputError(f"config.task.clips={clips}, but config.data.clips={found}")
         if not 0.0 <= label_share <= 1.0:
-            raise ValueError(f"config.task.label_share={label_share}: must be between 0 and 1")
+            raise InputError(f"config.task.label_share={label_share}: must be between 0 and 1")
         if label_share < 1.0 and (found < 2 or (data and not getattr(data, "ordered", False))):
-            raise ValueError(
+            raise InputError(
                 f"config.task.label_share={label_share}: the order's loss needs data.clips=2 or more and data.ordered"
             )
         if neighbours and data and not getattr(data, "pseudo", ""):
-            raise ValueError("config.task.neighbours: needs data.pseudo, whose column knows the labels of every time")
+            raise InputError("config.task.neighbours: needs data.pseudo, whose column knows the labels of every time")
         self.clips, self.label_share, self.neighbours = found, label_share, neighbours
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mtjax.command.errors import InputError
 from mtjax.tasks import losses
 from mtjax.types import Batch, Scalars
 
@@ -51,14 +52,14 @@ class Regress:
         """
         found = data.targets.shape[1] if data else num_targets
         if not found or (num_targets and num_targets != found):
-            raise ValueError(f"config.task.num_targets={num_targets}, but the dataset has {found} targets a clip")
+            raise InputError(f"config.task.num_targets={num_targets}, but the dataset has {found} targets a clip")
         self.num_targets = found
         self.mean, self.std = np.zeros(found, np.float32), np.ones(found, np.float32)
         if data:
             targets = data.targets[data.rows("train")]
             if not np.isfinite(targets).all():
                 without = data.catalog.clips[data.rows("train")[np.flatnonzero(~np.isfinite(targets).all(1))[0]]].id
-                raise ValueError(f"{data.root}: training clip {without!r} has no targets")
+                raise InputError(f"{data.root}: training clip {without!r} has no targets")
             self.mean = targets.mean(0)
             self.std = np.where(targets.std(0) > 1e-8, targets.std(0), 1.0).astype(np.float32)
 

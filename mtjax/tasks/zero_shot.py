@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mtjax.command.errors import InputError
 from mtjax.data import openai_clip_tokens
 from mtjax.models.openai_clip import unit
 from mtjax.tasks import losses
@@ -62,10 +63,10 @@ class ZeroShot:
           ValueError: no class names, or a prompt without {}.
         """
         if wrong := [p for p in prompts if "{}" not in p]:
-            raise ValueError(f"config.task.prompts: {wrong} have no {{}} for the class name")
+            raise InputError(f"config.task.prompts: {wrong} have no {{}} for the class name")
         names = data.class_names if data else tuple(f"class {i}" for i in range(num_classes))
         if not names:
-            raise ValueError("config.task: the dataset has no classes to name in a text")
+            raise InputError("config.task: the dataset has no classes to name in a text")
         words = openai_clip_tokens.load(tokenizer)
         texts = [prompt.format(spoken(name)) for prompt in prompts for name in names]
         self.ids = openai_clip_tokens.encode(words, texts).reshape(len(prompts), len(names), -1)

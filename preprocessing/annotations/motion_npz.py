@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.data.catalog import CatalogError, Clip
 from mtjax.data.columns import Spec
 from mtjax.records import Feature
@@ -77,7 +78,7 @@ def _load(path: Path, problems: Problems) -> Arrays:
     try:
         with zipfile.ZipFile(path) as members:
             if sum(m.file_size for m in members.infolist()) > MAX_BYTES:
-                raise ValueError(f"unpacks to more than {MAX_BYTES >> 30} GiB")
+                raise InputError(f"unpacks to more than {MAX_BYTES >> 30} GiB")
         # allow_pickle=False: an object array could run any code on loading.
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in _ARRAYS if key in archive.files}

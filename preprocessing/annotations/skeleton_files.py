@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.data.catalog import CatalogError
 
 MAX_BYTES = 16 << 30  # of a pickle; all of it is in memory
@@ -21,7 +22,7 @@ MAX_JOINTS = 1000
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 
 
-class SkeletonError(ValueError):
+class SkeletonError(InputError):
     """One clip's skeletons cannot be used; says why."""
 
 

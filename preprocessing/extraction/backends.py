@@ -9,12 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mtjax.command.shell import MissingPackage
+from mtjax.command.errors import Missing
 
 HUB = "hf:"  # hf:owner/repository/path/in/it
 
 
-class MissingBackend(MissingPackage):
+class MissingBackend(Missing):
     """A package or a file of weights that is not here; says how to get it."""
 
 

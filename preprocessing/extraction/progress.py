@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from mtjax.command import console
+
 LINE_EVERY_S = 10.0
 
 
@@ -21,7 +23,7 @@ class Progress:
         self._bar = None
         if sys.stderr.isatty():
             columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(file=console.terminal()))
             self._task = self._bar.add_task("", total=total, rate="")
 
     def __enter__(self) -> "Progress":
@@ -45,7 +47,9 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A message that does not tear the bar."""
-        print(f"{self._title}: {text}", file=sys.stderr) if self._bar is None else self._bar.print(text)
+        print(f"{self._title}: {text}", file=sys.stderr) if self._bar is None else self._bar.print(
+            console.printable(text)
+        )
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)

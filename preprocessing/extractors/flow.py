@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 
 from mtjax import records
+from mtjax.command.errors import InputError
 from mtjax.modalities import flow_bytes
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors.frames import MAX_BYTES, check_size
@@ -79,7 +80,7 @@ class Flows:
 
     def __post_init__(self):
         if not (0 <= self.fps < 1000 and self.short_side >= 0 and LEAST_QUALITY <= self.quality <= 100):
-            raise ValueError(
+            raise InputError(
                 f"fps {self.fps} and short_side {self.short_side} must be at least 0, quality {self.quality} in "
                 f"{LEAST_QUALITY}..100"
             )

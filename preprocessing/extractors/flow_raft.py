@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from preprocessing.extraction import backends
 
 INSTALL = "pip install torchvision"
@@ -40,7 +41,7 @@ class Raft:
 
     def __post_init__(self):
         if self.batch_size < 1:
-            raise ValueError(f"batch_size {self.batch_size} must be at least 1")
+            raise InputError(f"batch_size {self.batch_size} must be at least 1")
         backends.require(MODULE, INSTALL)
         path = backends.checkpoint_file(self.checkpoint, PUBLISHED)
         object.__setattr__(self, "checkpoint", str(path))

@@ -8,6 +8,7 @@ import numpy as np
 import simplejpeg
 
 from mtjax import records
+from mtjax.command.errors import InputError
 from preprocessing.extraction import shards
 from preprocessing.extraction.shards import Failure
 from preprocessing.videos import video
@@ -47,7 +48,7 @@ class Frames:
 
     def __post_init__(self):
         if not (self.num_frames >= 1 and 0 <= self.fps < 1000 and 1 <= self.quality <= 100 and self.short_side >= 0):
-            raise ValueError(
+            raise InputError(
                 f"frames {self.num_frames} must be at least 1, fps {self.fps} and short_side {self.short_side} at least 0, "
                 f"quality {self.quality} in 1..100"
             )
@@ -90,7 +91,7 @@ class Frames:
 def check_size(size: tuple[int, int] | None) -> None:
     """Raises ValueError for an image without a pixel."""
     if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size {size} must be (width, height), at least 1 each")
+        raise InputError(f"size {size} must be (width, height), at least 1 each")
 
 
 def frames_of_video(path: str, **options: Any) -> tuple[dict[str, Any], np.ndarray]:

@@ -8,13 +8,15 @@ import hashlib
 import cv2
 import numpy as np
 
+from mtjax.command.errors import InputError
+
 SAMPLINGS = ("shi_tomasi", "grid", "random", "mask")
 WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)
 CORNER_SIDE_PX = 256  # corners are sought at this short side: at full resolution they sit on noise
 CORNER_QUALITY = 0.01
 
 
-class PointsError(ValueError):
+class PointsError(InputError):
     """No points can be drawn: an empty mask or box."""
 
 

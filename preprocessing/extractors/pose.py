@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mtjax import records
+from mtjax.command.errors import InputError
 from preprocessing.extraction import shards
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors.pose_models import JOINTS, Detector, PoseModel
@@ -47,7 +48,7 @@ class Poses:
 
     def __post_init__(self):
         if not (0 < self.fps < 1000 and self.max_persons >= 1 and self.min_side_px >= 0 and self.short_side >= 0):
-            raise ValueError(
+            raise InputError(
                 f"fps {self.fps} must be above 0, max_persons {self.max_persons} at least 1, "
                 f"min_side_px {self.min_side_px} and short_side {self.short_side} at least 0"
             )

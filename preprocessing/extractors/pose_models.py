@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from preprocessing.extraction import backends
 
 INSTALL = "pip install 'mtjax[extract]'"
@@ -59,7 +60,7 @@ class Detector:
         _fetch(self, DETECTORS, "--detector_checkpoint")
         if not self._person:
             labels = list(_opened(self)[0].config.id2label.values())
-            raise ValueError(f"--detector_checkpoint={self.checkpoint} has no class 'person', but {labels[:10]}")
+            raise InputError(f"--detector_checkpoint={self.checkpoint} has no class 'person', but {labels[:10]}")
 
     @property
     def _person(self) -> list[int]:
@@ -109,7 +110,7 @@ class PoseModel:
         _fetch(self, POSES, "--pose_checkpoint")
         joints = _opened(self)[0].config.num_labels
         if joints != JOINTS:
-            raise ValueError(f"--pose_checkpoint={self.checkpoint} gives {joints} joints, a pose column has COCO's 17")
+            raise InputError(f"--pose_checkpoint={self.checkpoint} gives {joints} joints, a pose column has COCO's 17")
 
     def estimate(self, frames: np.ndarray, frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """The joints of each box.
@@ -229,7 +230,7 @@ def _fetch(settings: Detector | PoseModel, kinds: dict[str, tuple[str, str, str]
     """Finds the weights and opens the model, so that whatever is wrong with them stops the run before it begins."""
     class_name, model_type, published = kinds[settings.kind]
     if settings.batch_size < 1:
-        raise ValueError(f"batch sizes must be at least 1, got {settings.batch_size} for {settings.kind}")
+        raise InputError(f"batch sizes must be at least 1, got {settings.batch_size} for {settings.kind}")
     backends.require("torch", INSTALL)
     backends.require("transformers", INSTALL)
     folder = backends.model_folder(settings.checkpoint or published, option)
@@ -238,7 +239,7 @@ def _fetch(settings: Detector | PoseModel, kinds: dict[str, tuple[str, str, str]
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     stated = found.get("model_type") if isinstance(found, dict) else None
     if stated != model_type:
-        raise ValueError(
+        raise InputError(
             f"{option}={folder}: config.json says model_type {stated!r}, {settings.kind} is {model_type!r}"
         )
     object.__setattr__(settings, "checkpoint", str(folder))
@@ -268,7 +269,7 @@ def _open(folder: str, class_name: str, device: str) -> tuple[Any, Any, str]:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         processor.size["height"], processor.size["width"], _moments(processor)
     except Exception as e:  # safetensors, JSON, torch and transformers each have their own
-        raise ValueError(f"{folder}: not a whole {class_name}: {type(e).__name__}: {str(e).strip()[:300]}") from None
+        raise InputError(f"{folder}: not a whole {class_name}: {type(e).__name__}: {str(e).strip()[:300]}") from None
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{folder}: not a whole {class_name}: {len(missing)} weights are missing, e.g. {missing[:3]}")
+        raise InputError(f"{folder}: not a whole {class_name}: {len(missing)} weights are missing, e.g. {missing[:3]}")
     return model.float().to(device).eval(), processor, device  # stored in half or not: `half` decides

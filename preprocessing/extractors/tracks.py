@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from mtjax import records
+from mtjax.command.errors import InputError
 from mtjax.data import columns
 from preprocessing.extraction import shards
 from preprocessing.extraction.shards import Failure
@@ -93,10 +94,10 @@ class Tracks:
 
     def __post_init__(self):
         if self.sampling not in points.SAMPLINGS or (self.sampling == "mask") != (self.masks is not None):
-            raise ValueError(f"sampling {self.sampling!r} is not of {points.SAMPLINGS}, or masks do not go with it")
+            raise InputError(f"sampling {self.sampling!r} is not of {points.SAMPLINGS}, or masks do not go with it")
         if min(self.frames, self.num_points, self.substeps) < 1:
             counts = (self.frames, self.num_points, self.substeps)
-            raise ValueError(f"frames, points and substeps must be at least 1, got {counts}")
+            raise InputError(f"frames, points and substeps must be at least 1, got {counts}")
         if self.short_side < 0:
             object.__setattr__(self, "short_side", self.tracker.short_side)
         if not self.name:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from mtjax.command import arguments, shell
@@ -12,8 +11,8 @@ from preprocessing.mannequin.actions import DURATION_S
 from preprocessing.mannequin.dataset import MIN_CLIPS, contact_sheet, generate
 
 
-@shell.command("mannequin")
-def main(argv: Sequence[str] | None = None) -> int:
+@shell.command("mannequin", again="the same command does what is left")
+def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("mannequin", __doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="dataset folder")
     parser.add_argument("--clips", type=int, default=2400, help=f"over all splits, at least {MIN_CLIPS}")

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mtjax.command.errors import Missing
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, CatalogError, Clip
 from mtjax.records import Feature
@@ -130,7 +131,7 @@ def _renderer():
     try:
         from preprocessing.mannequin import render as mannequin_render
     except ImportError as e:
-        raise ImportError(f"drawing frames needs OpenCV and simplejpeg ({e}): pip install 'mtjax[video]'") from e
+        raise Missing(f"drawing frames needs OpenCV and simplejpeg ({e}): pip install 'mtjax[video]'") from None
     return mannequin_render
 
 

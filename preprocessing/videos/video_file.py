@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import av
 import numpy as np
 
+from mtjax.command.errors import InputError
+
 # FFmpeg's names of the formats read. Not among them: text (which it would draw as ANSI art), pictures, and above all
 # playlists (HLS, concat), through which a hostile file has other files read.
 FORMATS = (
@@ -16,7 +18,7 @@ FORMATS = (
 DECLARING = ("mov", "matroska", "flv", "avi")  # formats whose header states the duration; elsewhere it is an estimate
 
 
-class VideoError(ValueError):
+class VideoError(InputError):
     """A video that cannot be used.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""`python -m mtjax.data`: what `check` finds, and what the other commands show."""
+"""`mtjax data`: what `check` finds, and what the other commands show."""
 
 import dataclasses
 import json
@@ -186,7 +186,7 @@ def shorten(directory):
 def test_a_wrong_index_is_found_and_rebuilt(root, capsys, damage, message):
     damage(directory_of(root))
     code, out = run(capsys, "check", root)
-    assert code == 1 and message in out and f"python -m mtjax.data index {root} --column=tracks.t" in out
+    assert code == 1 and message in out and f"mtjax data index {root} --column=tracks.t" in out
     code, out = run(capsys, "index", root, "--column=tracks.t")
     assert code == 0 and "20 records in 2 shard(s)" in out
     assert run(capsys, "check", root)[0] == 0 and len(Column(root, "tracks.t")) == 20

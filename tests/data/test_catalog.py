@@ -108,7 +108,7 @@ def test_an_edited_clips_file_is_refused_by_line(tmp_path, line, message):
 
 
 def test_a_folder_without_a_dataset_says_how_to_make_one(tmp_path):
-    with pytest.raises(CatalogError, match=r"python -m preprocessing\.catalog KIND SRC"):
+    with pytest.raises(CatalogError, match=r"mtjax catalog KIND SRC"):
         Catalog.load(tmp_path)
 
 

@@ -22,24 +22,26 @@ from mtjax.modalities.rgb import Rgb
 from mtjax.modalities.tracks import Tracks
 from mtjax.run.experiment import Train
 
-FOUNDATION = ["mtjax.types", "mtjax.lookup", "mtjax.records"]
+ERRORS = "mtjax.command.errors"
+FOUNDATION = ["mtjax.types", "mtjax.lookup", "mtjax.records", ERRORS]
 ALLOWED = {  # room or file → what of mtjax it may import, beside itself
     "mtjax.types": [],
-    "mtjax.losses": [],
-    "mtjax.records": [],
-    "mtjax.lookup": [],
+    "mtjax.records": [ERRORS],
+    "mtjax.lookup": [ERRORS],
+    "mtjax.command": [],
     "mtjax.data": FOUNDATION,
     "mtjax.modalities": [*FOUNDATION, "mtjax.data"],
-    "mtjax.models": ["mtjax.types"],
-    "mtjax.convert": ["mtjax.models", "mtjax.lookup"],
-    "mtjax.tasks": ["mtjax.models", "mtjax.losses", "mtjax.types", "mtjax.data.openai_clip_tokens"],
-    "mtjax.evaluators": ["mtjax.types"],
-    "mtjax.compute": ["mtjax.types", "mtjax.lookup"],
+    "mtjax.models": [ERRORS, "mtjax.types"],
+    "mtjax.convert": [ERRORS, "mtjax.models", "mtjax.lookup"],
+    "mtjax.tasks": [ERRORS, "mtjax.models", "mtjax.types", "mtjax.data.openai_clip_tokens"],
+    "mtjax.evaluators": [ERRORS, "mtjax.types"],
+    "mtjax.compute": [ERRORS, "mtjax.types", "mtjax.lookup"],
     "mtjax.clusters": [*FOUNDATION, "mtjax.data", "mtjax.evaluators"],
     "mtjax.run": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.convert", "mtjax.evaluators"],
     "mtjax.raw_video": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.run"],
     "mtjax.report": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.evaluators", "mtjax.clusters", "mtjax.run"],
     "preprocessing": [
+        "mtjax.command",
         "mtjax.records",
         "mtjax.data.catalog",
         "mtjax.data.columns",
@@ -170,6 +172,37 @@ def test_a_room_imports_only_what_lies_below_it(room):
 def test_every_room_has_its_directions():
     rooms = {".".join(m.split(".")[:2]) for m in PATHS if below(m, "mtjax")} - VERBS - {"mtjax", "mtjax.__main__"}
     assert rooms == {room for room in ALLOWED if below(room, "mtjax")}
+
+
+def test_every_command_ends_through_the_shell():
+    """Exit statuses and messages are decided there alone, by the class of the error."""
+    commands = VERBS - {"mtjax.__main__"}  # which only hands over to one of them
+    mains = {m: f for m in commands for f in functions(m) if f.name == "main"}
+    assert mains.keys() == commands
+    bare = [m for m, f in mains.items() if not any("shell.command(" in ast.unparse(d) for d in f.decorator_list)]
+    assert not bare
+    handled = [
+        where(m, line)
+        for m in VERBS
+        for handler in ast.walk(tree(m))
+        if isinstance(handler, ast.ExceptHandler)
+        for line in ast.walk(handler)
+        if isinstance(line, ast.Return) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, int)
+    ]
+    assert not handled, "\n".join(handled)
+
+
+def test_what_a_user_can_mend_is_told_from_a_fault_of_the_program():
+    """A plain ValueError keeps its traceback, so ours are of a class of mtjax.command.errors."""
+    wrong = [
+        where(m, n)
+        for m in PATHS
+        for n in ast.walk(tree(m))
+        if isinstance(n, ast.Raise)
+        and n.exc
+        and ast.unparse(n.exc).startswith(("ValueError", "SystemExit", "Exception"))
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_command_line_is_imported():

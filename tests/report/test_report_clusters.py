@@ -180,7 +180,7 @@ def test_what_cannot_be_shown_is_said(tmp_path):
         (
             ["pseudo.b"],
             "frames",
-            r"--clusters: 'pseudo.b' is no finished column of `python -m mtjax.cluster .*'pseudo.a'",
+            r"--clusters: 'pseudo.b' is no finished column of `mtjax cluster .*'pseudo.a'",
         ),
         (["pseudo.a", "frames"], "frames", "--clusters: 'frames' is no finished column of"),
         (["pseudo.a"], "pictures", "--clusters: .* has no column 'pictures' of JPEG images; .*--clusters_frames"),
