@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
 from mtjax.run import checkpoint
 from mtjax.run.plain_config import from_json
-from mtjax.types import Evaluator, Task, Teacher
+from mtjax.types import Count, Evaluator, NotNegative, Positive, Task, Teacher
 
 # Of a `data` section: how it reads a dataset. What else all modalities share is about which clips and labels training uses.
 READING = ("root", "missing", "on_corrupt", "cache", "workers")
@@ -51,33 +52,37 @@ class Train:
       wandb: Weights & Biases project, "" for none.
     """
 
-    batch: int
-    epochs: float = 1.0
-    steps: int = 0
-    accumulate: int = 1
-    log_every: int = 50
-    eval_every: float = 1.0
+    batch: Count
+    epochs: NotNegative = 1.0
+    steps: Count = 0
+    accumulate: Positive = 1
+    log_every: Positive = 50
+    eval_every: NotNegative = 1.0
     watch: tuple[str, ...] = ()
     select: str = ""
     select_mode: str = "max"
-    patience: int = 0
-    min_delta: float = 0.0
+    patience: Count = 0
+    min_delta: NotNegative = 0.0
     init: str = ""
     init_skip: tuple[str, ...] = ()
     init_new: tuple[str, ...] = ()
-    save_every: int = 0
-    keep: int = 2
+    save_every: Count = 0
+    keep: Positive = 2
     checkpoints: str = "checkpoints"
-    max_skipped: int = 10
-    profile: tuple[int, int] = (0, 0)
+    max_skipped: Count = 10
+    profile: tuple[Count, Count] = (0, 0)
     table: tuple[str, ...] = ()
     wandb: str = ""
 
     def __post_init__(self):
-        if self.batch < 0 or self.accumulate < 1 or self.batch % self.accumulate:
+        lookup.check_fields(self, "train")
+        if self.batch % self.accumulate:
             raise ConfigError(f"config.train.batch={self.batch} must be a multiple of accumulate={self.accumulate}")
         if self.select_mode not in ("max", "min"):
             raise ConfigError(f"config.train.select_mode={self.select_mode!r}: must be 'max' or 'min'")
+        for entry in self.table:
+            if not re.fullmatch(r"[^/=]+/[^/=]+/[^/=]+=.+", entry):
+                raise ConfigError(f"config.train.table={entry!r}: needs the form 'table/row/column=metric'")
         if self.select and self.select.split("/")[0] not in self.watch:
             raise ConfigError(f"config.train.select={self.select!r}: its eval must be in train.watch={self.watch}")
         if self.patience and not self.select:
@@ -95,7 +100,7 @@ class Experiment:
             raise ConfigError(f"config needs the sections {missing}")
         self.config, self.seed = config, int(config["seed"])
         self.train: Train = _construct(Train, config["train"], "train")
-        self.data: Data = lookup.build("modalities", config["data"])
+        self.data: Data = lookup.build("modalities", config["data"], where="data")
         if not fake:
             # Not just dataset.json: a generation that was killed, or is still going on next door, has that already.
             if self.data.generate and not set(self.data.column_names) <= set(list_columns(self.data.root)):
@@ -243,7 +248,7 @@ def load_without_data(
         raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
     config = from_json(path.read_text())
     select = config["train"].get("select")
-    checkpoints = checkpoints_of(workdir, Train(**config["train"]), read_only=True)
+    checkpoints = checkpoints_of(workdir, _construct(Train, config["train"], "train"), read_only=True)
     best = checkpoints.best_step() if select and step == "selected" else None
     number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
     if number not in checkpoints.steps():

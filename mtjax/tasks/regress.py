@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mtjax.command.errors import InputError
 from mtjax.tasks import losses
-from mtjax.types import Batch, Scalars
+from mtjax.types import Batch, Count, Scalars
 
 if TYPE_CHECKING:
     from mtjax.data.pipeline import Data
@@ -41,7 +41,7 @@ class Regress:
 
     trainable: nnx.filterlib.Filter = nnx.Param
 
-    def __init__(self, data: "Data | None" = None, *, num_targets: int = 0):
+    def __init__(self, data: "Data | None" = None, *, num_targets: Count = 0):
         """
         Args:
           data: where the targets come from; None for a dry run without a dataset.

@@ -13,7 +13,7 @@ from mtjax.command.errors import InputError
 from mtjax.data import openai_clip_tokens
 from mtjax.models.openai_clip import unit
 from mtjax.tasks import losses
-from mtjax.types import Batch, Scalars
+from mtjax.types import Batch, Count, Scalars
 
 if TYPE_CHECKING:
     from mtjax.data.pipeline import Data
@@ -49,7 +49,7 @@ class ZeroShot:
         tokenizer: str,
         prompts: tuple[str, ...] = PROMPTS,
         prompted: bool = False,
-        num_classes: int = 0,
+        num_classes: Count = 0,
     ):
         """
         Args:
