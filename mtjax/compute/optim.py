@@ -1,12 +1,15 @@
 """Optimisers: an optax chain from the `optimizer` section, and the plateau schedule that watches validation."""
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtjax import lookup
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, NotNegative, Positive, Range, Share
 
 NAMES = ("adamw", "sgd", "lbfgs")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
@@ -34,25 +37,26 @@ class Optimizer:
     """
 
     name: str = "adamw"
-    lr: float = 0.0
-    memory: int = 10
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    lr: NotNegative = 0.0
+    memory: Positive = 10
+    b1: Annotated[float, Range(0.0, below=1.0)] = 0.9
+    b2: Annotated[float, Range(0.0, below=1.0)] = 0.999
+    eps: Annotated[float, Range(above=0.0)] = 1e-8
+    momentum: Annotated[float, Range(0.0, below=1.0)] = 0.9
+    weight_decay: NotNegative = 0.0
     decayed: str = "all"
-    clip_norm: float = 0.0
-    warmup: int = 0
+    clip_norm: NotNegative = 0.0
+    warmup: Count = 0
     schedule: str = "constant"
-    end_lr: float = 0.0
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
-    ema: float = 0.0
+    end_lr: NotNegative = 0.0
+    milestones: tuple[Share, ...] = (0.5, 0.75)
+    factor: Annotated[float, Range(0.0, high=1.0)] = 0.1
+    patience: Count = 10
+    threshold: NotNegative = 1e-4
+    ema: Annotated[float, Range(0.0, below=1.0)] = 0.0
 
     def __post_init__(self):
+        lookup.check_fields(self, "optimizer")
         for field, known in (("name", NAMES), ("schedule", SCHEDULES), ("decayed", DECAYED)):
             if getattr(self, field) not in known:
                 raise InputError(f"config.optimizer.{field}={getattr(self, field)!r}: must be one of {known}")

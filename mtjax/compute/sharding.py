@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mtjax.command.ranges import Positive
 from mtjax.lookup import ConfigError
 
 AXES = ("data", "fsdp", "tensor")
@@ -20,19 +22,28 @@ MIN_FSDP_SIZE = 1024  # elements; sharding a bias costs more in latency than it 
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+def make_mesh(*, data: int = -1, fsdp: Positive = 1, tensor: Positive = 1) -> Mesh:
     """A mesh over all devices; -1 for `data` takes what the others leave.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
     """
     devices = jax.device_count()
-    if data == -1:
+    if data == -1 and min(fsdp, tensor) > 0:
         data = devices // (fsdp * tensor)
     if data * fsdp * tensor != devices or min(data, fsdp, tensor) < 1:
         raise ConfigError(f"config.mesh: data={data} × fsdp={fsdp} × tensor={tensor} is not the {devices} devices here")
     # Explicit axes, the new default, reject FSDP under ordinary layers ("Contracting dimensions are sharded").
-    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    shape, types = (data, fsdp, tensor), (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in jax.devices()})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types)
+    if (
+        data % slices
+    ):  # `fsdp` and `tensor` talk in every layer, `data` once a step: it goes over the network between slices
+        raise ConfigError(f"config.mesh: data={data} must be a multiple of the {slices} slices of these devices")
+    arranged = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp, tensor), (slices, 1, 1))
+    return Mesh(arranged, AXES, axis_types=types)
 
 
 def param_specs(shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, rules: Rules = ()) -> dict[str, P]:

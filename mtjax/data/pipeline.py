@@ -10,6 +10,7 @@ from absl import logging
 
 from mtjax import records
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count
 from mtjax.data.columns import Column
 from mtjax.data.subset import Subset
 
@@ -33,7 +34,7 @@ class Data(Subset):
     teacher: str = ""
     on_corrupt: str = "raise"
     cache: str = "none"
-    workers: int = 0
+    workers: Count = 0
 
     def __post_init__(self):
         super().__post_init__()

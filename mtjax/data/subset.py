@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from absl import logging
 
+from mtjax import lookup
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, Range
 from mtjax.data import catalog as catalogs
 from mtjax.data import selection
 from mtjax.data.columns import Column
@@ -36,10 +39,10 @@ class Subset:
     root: str
     train: str = "train"
     val: str = ""
-    holdout: float = 0.0
+    holdout: Annotated[float, Range(0.0, below=1.0)] = 0.0
     classes: tuple[str, ...] = ()
-    fraction: float = 1.0
-    k_shot: int = 0
+    fraction: Annotated[float, Range(high=1.0, above=0.0)] = 1.0
+    k_shot: Count = 0
     subset_seed: int = 0
     shots: str = ""
     unlabelled: tuple[str, ...] = ()
@@ -47,6 +50,7 @@ class Subset:
     missing: str = "drop"
 
     def __post_init__(self):
+        lookup.check_fields(self, "data")
         if self.missing not in MISSING:
             raise InputError(f"config.data.missing={self.missing!r}: must be one of {MISSING}")
         if self.val and self.holdout:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtjax.command.ranges import Positive
 from mtjax.evaluators.aggregation import aggregate
 from mtjax.types import Rows
 
@@ -32,7 +33,7 @@ class RelativePose:
     """`config.evals.NAME` for camera motion: targets and predictions are (t - 1) × (translation in metres, rotation vector
     in radians) between consecutive frames (ADVIO, movt.md §6)."""
 
-    def __init__(self, data: "Data", *, split: str, step: int = 1):
+    def __init__(self, data: "Data", *, split: str, step: Positive = 1):
         self.split, self.step = split, step
 
     def score(self, rows: Rows) -> dict[str, float]:

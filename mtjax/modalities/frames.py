@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import NotNegative, Positive, Range, Share
 from mtjax.modalities import images
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
@@ -29,14 +30,14 @@ class Augment:
       invert: probability that a clip turns into its negative: a figure may be lighter or darker than what is behind it.
     """
 
-    flip: float = 0.0
-    jitter: float = 0.0
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale: float = 0.0
-    invert: float = 0.0
+    flip: Share = 0.0
+    jitter: Share = 0.0
+    brightness: NotNegative = 0.4
+    contrast: NotNegative = 0.4
+    saturation: NotNegative = 0.2
+    hue: Annotated[float, Range(0.0, 0.5)] = 0.1
+    grayscale: Share = 0.0
+    invert: Share = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,9 @@ class Frames(OneColumn):
 
     column: str = "frames"
     field: str = "frames"
-    frames: int = 8
-    size: int = 224
-    short_side: int = 256
+    frames: Positive = 8
+    size: Positive = 224
+    short_side: Positive = 256
     normalize: str = "imagenet"
 
     def __post_init__(self):

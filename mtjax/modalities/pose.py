@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from mtjax import lookup
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, NotNegative, Positive, Range, Share
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
 from mtjax.modalities.skeletons import Skeleton
@@ -25,13 +26,13 @@ class Augment:
       noise: standard deviation added to velocities, in the unit that they have after `gain`.
     """
 
-    mirror: float = 0.0
-    rotate_deg: float = 0.0
+    mirror: Share = 0.0
+    rotate_deg: NotNegative = 0.0
     scale: float = 0.0
-    speed: float = 0.0
-    time_crop: float = 0.0
-    drop_joints: float = 0.0
-    noise: float = 0.0
+    speed: Annotated[float, Range(0.0, below=1.0)] = 0.0
+    time_crop: Annotated[float, Range(0.0, below=1.0)] = 0.0
+    drop_joints: Share = 0.0
+    noise: NotNegative = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +58,10 @@ class Pose(OneColumn):
     column: str = "pose"
     field: str = "pose"
     skeleton: str = "skeletons.COCO_17"
-    max_rows: int = 256
+    max_rows: Positive = 256
     min_score: float = 0.8
-    min_visible: int = 9
-    min_scale: float = 8.0
+    min_visible: Count = 9
+    min_scale: NotNegative = 8.0
     scale: bool = True
     gain: float = 1.0
 

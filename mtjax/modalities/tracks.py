@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import NotNegative, Positive, Range, Share
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
 from mtjax.modalities.skeletons import mirror_order
@@ -28,15 +29,15 @@ class Augment:
       mirror: probability of a left–right mirror image. Never for labels with a direction (Jester, SSv2: movt.md §5).
     """
 
-    rotate_deg: float = 0.0
-    scale: float = 0.0
-    stretch: float = 0.0
-    shift: float = 0.0
-    time_crop: float = 0.0
-    time_warp: float = 0.0
-    noise: float = 0.0
-    drop_points: float = 0.0
-    mirror: float = 0.0
+    rotate_deg: NotNegative = 0.0
+    scale: Annotated[float, Range(0.0, below=1.0)] = 0.0
+    stretch: Annotated[float, Range(0.0, below=1.0)] = 0.0
+    shift: NotNegative = 0.0
+    time_crop: Annotated[float, Range(0.0, below=1.0)] = 0.0
+    time_warp: NotNegative = 0.0
+    noise: NotNegative = 0.0
+    drop_points: Share = 0.0
+    mirror: Share = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,8 @@ class Tracks(OneColumn):
 
     column: str = "tracks"
     field: str = "tracks"
-    frames: int = 32
-    points: int = 60
+    frames: Positive = 32
+    points: Positive = 60
     resample: str = "nearest"
     normalize: str = "none"
 

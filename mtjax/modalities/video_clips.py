@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, Positive, Share
 from mtjax.data.columns import Column
 from mtjax.modalities import clip_sampling, images
 from mtjax.modalities.one_column import OneColumn
@@ -24,7 +25,7 @@ class Augment:
       flip: probability of the mirror image of all clips of a video. 0.0 disables. Never for labels with a direction.
     """
 
-    flip: float = 0.0
+    flip: Share = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,25 +58,22 @@ class VideoClips(OneColumn):
     channels: ClassVar[int]  # of an item, those of its images together
     empty: ClassVar[int]  # the byte of a clip that is not there
 
-    frames: int = 16
-    stride: int = 1
-    clips: int = 1
-    views: int = 1
-    dense: int = 0
+    frames: Positive = 16
+    stride: Positive = 1
+    clips: Positive = 1
+    views: Positive = 1
+    dense: Count = 0
     ordered: bool = False
-    gap: int = 8
-    resize: tuple[int, int] = (128, 171)
-    size: int = 112
+    gap: Count = 8
+    resize: tuple[Positive, Positive] = (128, 171)
+    size: Positive = 112
     pseudo: str = ""
 
     def __post_init__(self):
         super().__post_init__()
         if self.cache == "device":
             raise InputError("config.data.cache='device': clips of videos are cut out while they are read; set 'none'")
-        for name in ("frames", "stride", "clips", "views", "size"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"config.data.{name}={value}: must be at least 1")
-        if len(self.resize) != 2 or min(self.resize) < self.size:
+        if min(self.resize) < self.size:
             raise InputError(f"config.data.resize={self.resize}: must be (h, w), at least size={self.size} each")
         if self.ordered and self.clips < 2:
             raise InputError("config.data.ordered: needs data.clips of 2 or more")

@@ -1,11 +1,14 @@
 """Multiple-instance teacher of body motion ("Size Doesn't Matter", Sec. 4.2; motion_guidance.md §2)."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mtjax.command.ranges import Count, Dtype, Positive, Range
 from mtjax.models.layers import Dropout, EncoderLayer
 from mtjax.types import Batch
 
@@ -34,14 +37,14 @@ class MotionMIL(nnx.Module):
     def __init__(
         self,
         *,
-        features: int = 51,
-        width: int = 256,
-        layers: int = 2,
-        heads: int = 4,
-        feed_forward: int = 256,
-        attention: int = 128,
-        dropout: float = 0.1,
-        dtype: str = "float32",
+        features: Positive = 51,
+        width: Positive = 256,
+        layers: Count = 2,
+        heads: Positive = 4,
+        feed_forward: Positive = 256,
+        attention: Positive = 128,
+        dropout: Annotated[float, Range(0.0, below=1.0)] = 0.1,
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """

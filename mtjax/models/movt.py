@@ -1,12 +1,14 @@
 """MovT, the moving-point transformer ("It's a Matter of Time", Sec. 3.1; spec movt.md §2)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, Dtype, Positive, Range
 from mtjax.models.layers import MLP, EncoderLayer, TemporalConv, in_chunks
 from mtjax.types import Batch
 
@@ -35,19 +37,19 @@ class MovT(nnx.Module):
     def __init__(
         self,
         *,
-        motion: Sequence[int] = (128, 256),
-        branch: int = 128,
-        kernel: int = 3,
-        position: Sequence[int] = (1024, 128),
+        motion: Sequence[Positive] = (128, 256),
+        branch: Positive = 128,
+        kernel: Positive = 3,
+        position: Sequence[Positive] = (1024, 128),
         fuse: bool = True,
-        layers: int = 4,
-        heads: int = 8,
-        feed_forward: int = 2048,
-        dropout: float = 0.1,
-        point_identity: int = 0,
-        chunk: int = 0,
+        layers: Count = 4,
+        heads: Positive = 8,
+        feed_forward: Positive = 2048,
+        dropout: Annotated[float, Range(0.0, below=1.0)] = 0.1,
+        point_identity: Count = 0,
+        chunk: Count = 0,
         remat: bool = False,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """

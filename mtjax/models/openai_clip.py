@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, Dtype, Positive
 from mtjax.models.layers import PreNormLayer
 from mtjax.types import Batch
 
@@ -18,11 +19,11 @@ class VisionTower(nnx.Module):
     def __init__(
         self,
         *,
-        image: int,
-        patch: int,
-        width: int,
-        layers: int,
-        heads: int,
+        image: Positive,
+        patch: Positive,
+        width: Positive,
+        layers: Count,
+        heads: Positive,
         layer: type = PreNormLayer,
         remat: bool = False,
         dtype: jnp.dtype = jnp.float32,
@@ -71,12 +72,12 @@ class TextTower(nnx.Module):
     def __init__(
         self,
         *,
-        vocabulary: int,
-        context: int,
-        width: int,
-        layers: int,
-        heads: int,
-        output: int,
+        vocabulary: Positive,
+        context: Positive,
+        width: Positive,
+        layers: Count,
+        heads: Positive,
+        output: Positive,
         remat: bool = False,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
@@ -113,19 +114,19 @@ class CLIP(nnx.Module):
     def __init__(
         self,
         *,
-        image: int = 224,
-        patch: int = 16,
-        width: int = 768,
-        layers: int = 12,
-        heads: int = 12,
-        vocabulary: int = 49_408,
-        context: int = 77,
-        text_width: int = 512,
-        text_layers: int = 12,
-        text_heads: int = 8,
-        output: int = 512,
+        image: Positive = 224,
+        patch: Positive = 16,
+        width: Positive = 768,
+        layers: Count = 12,
+        heads: Positive = 12,
+        vocabulary: Positive = 49_408,
+        context: Positive = 77,
+        text_width: Positive = 512,
+        text_layers: Positive = 12,
+        text_heads: Positive = 8,
+        output: Positive = 512,
         remat: bool = False,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """

@@ -3,10 +3,12 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import nnx
 
+from mtjax.command.ranges import Dtype, Positive, Range, Share
 from mtjax.models.convolution import Triple
 from mtjax.models.video_network import ConvNorm, Residual, VideoNetwork
 
@@ -35,14 +37,14 @@ class R2Plus1D18(VideoNetwork):
     def __init__(
         self,
         *,
-        width: int = 64,
-        channels: int = 3,
+        width: Positive = 64,
+        channels: Positive = 3,
         reads: str = "frames",
         frozen: Sequence[str] = (),
-        epsilon: float = 1e-5,
-        momentum: float = 0.1,
+        epsilon: Annotated[float, Range(above=0.0)] = 1e-5,
+        momentum: Share = 0.1,
         remat: bool = False,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """`width`: channels of layer1, an eighth of the embedding's; the published one is 64, smaller ones are for small data.

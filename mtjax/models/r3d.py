@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import nnx
 
+from mtjax.command.ranges import Dtype, Positive, Range, Share
 from mtjax.models.r2plus1d import residual_layers
 from mtjax.models.video_network import ConvNorm, VideoNetwork
 
@@ -16,14 +18,14 @@ class R3D18(VideoNetwork):
     def __init__(
         self,
         *,
-        width: int = 64,
-        channels: int = 3,
+        width: Positive = 64,
+        channels: Positive = 3,
         reads: str = "frames",
         frozen: Sequence[str] = (),
-        epsilon: float = 1e-5,
-        momentum: float = 0.1,
+        epsilon: Annotated[float, Range(above=0.0)] = 1e-5,
+        momentum: Share = 0.1,
         remat: bool = False,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """`width`: channels of layer1, an eighth of the embedding's. See `VideoNetwork`, and `BatchNorm` for the rest."""

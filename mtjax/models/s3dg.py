@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Dtype, Positive, Range, Share
 from mtjax.models.convolution import Pads, Triple, max_pool
 from mtjax.models.video_network import ConvNorm, VideoNetwork
 
@@ -113,16 +115,16 @@ class S3DG(VideoNetwork):
     def __init__(
         self,
         *,
-        channels: int = 3,
+        channels: Positive = 3,
         gating: bool = True,
         stem: str = "separable",
         average: str = "all",
         reads: str = "frames",
         frozen: Sequence[str] = (),
-        epsilon: float = 1e-3,
-        momentum: float = 0.1,
+        epsilon: Annotated[float, Range(above=0.0)] = 1e-3,
+        momentum: Share = 0.1,
         remat: bool = False,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """See `VideoNetwork`, and `BatchNorm` for epsilon and momentum (torchvision's is 0.001, for very long training).

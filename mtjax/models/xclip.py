@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, Dtype, Positive
 from mtjax.models.layers import ACTIVATIONS, PreNormLayer, in_chunks
 from mtjax.models.openai_clip import TextTower, VisionTower, unit
 from mtjax.types import Batch
@@ -121,18 +122,18 @@ class VideoEncoder(nnx.Module):
     def __init__(
         self,
         *,
-        frames: int = 8,
-        image: int = 224,
-        patch: int = 16,
-        width: int = 768,
-        layers: int = 12,
-        heads: int = 12,
-        output: int = 512,
-        mit_layers: int = 1,
-        mit_heads: int = 8,
-        chunk: int = 0,
+        frames: Positive = 8,
+        image: Positive = 224,
+        patch: Positive = 16,
+        width: Positive = 768,
+        layers: Count = 12,
+        heads: Positive = 12,
+        output: Positive = 512,
+        mit_layers: Positive = 1,
+        mit_heads: Positive = 8,
+        chunk: Count = 0,
         remat: bool = False,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """
@@ -177,25 +178,25 @@ class XCLIP(VideoEncoder):
     def __init__(
         self,
         *,
-        frames: int = 8,
-        image: int = 224,
-        patch: int = 16,
-        width: int = 768,
-        layers: int = 12,
-        heads: int = 12,
-        vocabulary: int = 49_408,
-        context: int = 77,
-        text_width: int = 512,
-        text_layers: int = 12,
-        text_heads: int = 8,
-        output: int = 512,
-        mit_layers: int = 1,
-        mit_heads: int = 8,
-        prompt_layers: int = 2,
-        prompt_heads: int = 8,
-        chunk: int = 0,
+        frames: Positive = 8,
+        image: Positive = 224,
+        patch: Positive = 16,
+        width: Positive = 768,
+        layers: Count = 12,
+        heads: Positive = 12,
+        vocabulary: Positive = 49_408,
+        context: Positive = 77,
+        text_width: Positive = 512,
+        text_layers: Positive = 12,
+        text_heads: Positive = 8,
+        output: Positive = 512,
+        mit_layers: Positive = 1,
+        mit_heads: Positive = 8,
+        prompt_layers: Count = 2,
+        prompt_heads: Positive = 8,
+        chunk: Count = 0,
         remat: bool = False,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         rngs: nnx.Rngs,
     ):
         """See `VideoEncoder`; in addition the text tower and the prompts that a video adds to texts."""

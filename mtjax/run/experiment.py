@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtjax import lookup
+from mtjax.command.ranges import Count, NotNegative, Positive
 from mtjax.compute import sharding
 from mtjax.compute.optim import Optimizer
 from mtjax.compute.step import Program, State, weights_to_host
@@ -51,33 +53,37 @@ class Train:
       wandb: Weights & Biases project, "" for none.
     """
 
-    batch: int
-    epochs: float = 1.0
-    steps: int = 0
-    accumulate: int = 1
-    log_every: int = 50
-    eval_every: float = 1.0
+    batch: Count
+    epochs: NotNegative = 1.0
+    steps: Count = 0
+    accumulate: Positive = 1
+    log_every: Positive = 50
+    eval_every: NotNegative = 1.0
     watch: tuple[str, ...] = ()
     select: str = ""
     select_mode: str = "max"
-    patience: int = 0
-    min_delta: float = 0.0
+    patience: Count = 0
+    min_delta: NotNegative = 0.0
     init: str = ""
     init_skip: tuple[str, ...] = ()
     init_new: tuple[str, ...] = ()
-    save_every: int = 0
-    keep: int = 2
+    save_every: Count = 0
+    keep: Positive = 2
     checkpoints: str = "checkpoints"
-    max_skipped: int = 10
-    profile: tuple[int, int] = (0, 0)
+    max_skipped: Count = 10
+    profile: tuple[Count, Count] = (0, 0)
     table: tuple[str, ...] = ()
     wandb: str = ""
 
     def __post_init__(self):
-        if self.batch < 0 or self.accumulate < 1 or self.batch % self.accumulate:
+        lookup.check_fields(self, "train")
+        if self.batch % self.accumulate:
             raise ConfigError(f"config.train.batch={self.batch} must be a multiple of accumulate={self.accumulate}")
         if self.select_mode not in ("max", "min"):
             raise ConfigError(f"config.train.select_mode={self.select_mode!r}: must be 'max' or 'min'")
+        for entry in self.table:
+            if not re.fullmatch(r"[^/=]+/[^/=]+/[^/=]+=.+", entry):
+                raise ConfigError(f"config.train.table={entry!r}: needs the form 'table/row/column=metric'")
         if self.select and self.select.split("/")[0] not in self.watch:
             raise ConfigError(f"config.train.select={self.select!r}: its eval must be in train.watch={self.watch}")
         if self.patience and not self.select:
@@ -95,7 +101,7 @@ class Experiment:
             raise ConfigError(f"config needs the sections {missing}")
         self.config, self.seed = config, int(config["seed"])
         self.train: Train = _construct(Train, config["train"], "train")
-        self.data: Data = lookup.build("modalities", config["data"])
+        self.data: Data = lookup.build("modalities", config["data"], where="data")
         if not fake:
             # Not just dataset.json: a generation that was killed, or is still going on next door, has that already.
             if self.data.generate and not set(self.data.column_names) <= set(list_columns(self.data.root)):

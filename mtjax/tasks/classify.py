@@ -1,7 +1,7 @@
 """Classification of clips: a linear head on the embedding, cross-entropy against labels (movt.md §2.5)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, NotNegative, Range, Share
 from mtjax.models.layers import Dropout
 from mtjax.tasks import losses
 from mtjax.types import Attending, Batch, Scalars
@@ -61,11 +62,11 @@ class Classify:
         self,
         data: "Data | None" = None,
         *,
-        num_classes: int = 0,
-        hidden: int = 0,
-        dropout: float = 0.0,
-        label_smoothing: float = 0.0,
-        focal_gamma: float = 0.0,
+        num_classes: Count = 0,
+        hidden: Count = 0,
+        dropout: Annotated[float, Range(0.0, below=1.0)] = 0.0,
+        label_smoothing: Share = 0.0,
+        focal_gamma: NotNegative = 0.0,
         class_weights: str = "none",
         logit_adjustment: float = 0.0,
         penalty: str = "none",

@@ -1,7 +1,7 @@
 """A teacher's soft labels or features beside hard labels ("Size Doesn't Matter", Sec. 4.3; MERS and MARS, Crasto et al. 2019)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, NotNegative, Positive, Range, Share
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify, of_clips
 from mtjax.types import Batch, Params, Scalars, Teacher
@@ -26,11 +27,11 @@ class Student(Classifier):
     def __init__(
         self,
         backbone: nnx.Module,
-        num_classes: int,
+        num_classes: Count,
         *,
-        hidden: int,
-        dropout: float,
-        heads: int,
+        hidden: Count,
+        dropout: Annotated[float, Range(0.0, below=1.0)],
+        heads: Positive,
         teacher: Teacher | None,
         rngs: nnx.Rngs,
     ):
@@ -63,17 +64,17 @@ class Distill(Classify):
         data: "Data | None" = None,
         *,
         teacher: "Teacher | str" = "",
-        num_classes: int = 0,
-        hidden: int = 0,
-        dropout: float = 0.0,
-        label_smoothing: float = 0.0,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        temperature: float = 1.0,
+        num_classes: Count = 0,
+        hidden: Count = 0,
+        dropout: Annotated[float, Range(0.0, below=1.0)] = 0.0,
+        label_smoothing: Share = 0.0,
+        alpha: NotNegative = 1.0,
+        beta: NotNegative = 1.0,
+        temperature: Annotated[float, Range(above=0.0)] = 1.0,
         divergence: str = "cross_entropy",
-        heads: int = 1,
+        heads: Positive = 1,
         rule: str = "mean",
-        match: float = 0.0,
+        match: NotNegative = 0.0,
     ):
         """
         Args:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count, Range, Share
 from mtjax.models.layers import Dropout
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify
@@ -64,13 +65,13 @@ class MultiClip(Classify):
         self,
         data: "Data | None" = None,
         *,
-        num_classes: int = 0,
-        clips: int = 0,
-        label_share: float = 1.0,
+        num_classes: Count = 0,
+        clips: Count = 0,
+        label_share: Share = 1.0,
         neighbours: bool = False,
-        hidden: int = 0,
-        dropout: float = 0.0,
-        label_smoothing: float = 0.0,
+        hidden: Count = 0,
+        dropout: Annotated[float, Range(0.0, below=1.0)] = 0.0,
+        label_smoothing: Share = 0.0,
     ):
         """
         Args:
@@ -88,8 +89,6 @@ class MultiClip(Classify):
         found = getattr(data, "clips", 1) if data else clips
         if clips and clips != found:
             raise InputError(f"config.task.clips={clips}, but config.data.clips={found}")
-        if not 0.0 <= label_share <= 1.0:
-            raise InputError(f"config.task.label_share={label_share}: must be between 0 and 1")
         if label_share < 1.0 and (found < 2 or (data and not getattr(data, "ordered", False))):
             raise InputError(
                 f"config.task.label_share={label_share}: the order's loss needs data.clips=2 or more and data.ordered"

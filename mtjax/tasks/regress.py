@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count
 from mtjax.tasks import losses
 from mtjax.types import Batch, Scalars
 
@@ -41,7 +42,7 @@ class Regress:
 
     trainable: nnx.filterlib.Filter = nnx.Param
 
-    def __init__(self, data: "Data | None" = None, *, num_targets: int = 0):
+    def __init__(self, data: "Data | None" = None, *, num_targets: Count = 0):
         """
         Args:
           data: where the targets come from; None for a dry run without a dataset.

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count
 from mtjax.data import openai_clip_tokens
 from mtjax.models.openai_clip import unit
 from mtjax.tasks import losses
@@ -49,7 +50,7 @@ class ZeroShot:
         tokenizer: str,
         prompts: tuple[str, ...] = PROMPTS,
         prompted: bool = False,
-        num_classes: int = 0,
+        num_classes: Count = 0,
     ):
         """
         Args:

@@ -22,20 +22,20 @@ from mtjax.modalities.rgb import Rgb
 from mtjax.modalities.tracks import Tracks
 from mtjax.run.experiment import Train
 
-ERRORS = "mtjax.command.errors"
-FOUNDATION = ["mtjax.types", "mtjax.lookup", "mtjax.records", ERRORS]
+ERRORS, RANGES = "mtjax.command.errors", "mtjax.command.ranges"
+FOUNDATION = ["mtjax.types", "mtjax.lookup", "mtjax.records", ERRORS, RANGES]
 ALLOWED = {  # room or file → what of mtjax it may import, beside itself
     "mtjax.types": [],
-    "mtjax.records": [ERRORS],
-    "mtjax.lookup": [ERRORS],
+    "mtjax.records": [ERRORS, RANGES],
+    "mtjax.lookup": [ERRORS, RANGES],
     "mtjax.command": [],
     "mtjax.data": FOUNDATION,
     "mtjax.modalities": [*FOUNDATION, "mtjax.data"],
-    "mtjax.models": [ERRORS, "mtjax.types"],
-    "mtjax.convert": [ERRORS, "mtjax.models", "mtjax.lookup"],
-    "mtjax.tasks": [ERRORS, "mtjax.models", "mtjax.types", "mtjax.data.openai_clip_tokens"],
-    "mtjax.evaluators": [ERRORS, "mtjax.types"],
-    "mtjax.compute": [ERRORS, "mtjax.types", "mtjax.lookup"],
+    "mtjax.models": [ERRORS, RANGES, "mtjax.types"],
+    "mtjax.convert": [ERRORS, RANGES, "mtjax.models", "mtjax.lookup"],
+    "mtjax.tasks": [ERRORS, RANGES, "mtjax.models", "mtjax.types", "mtjax.data.openai_clip_tokens"],
+    "mtjax.evaluators": [ERRORS, RANGES, "mtjax.types"],
+    "mtjax.compute": [ERRORS, RANGES, "mtjax.types", "mtjax.lookup"],
     "mtjax.clusters": [*FOUNDATION, "mtjax.data", "mtjax.evaluators"],
     "mtjax.run": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.convert", "mtjax.evaluators"],
     "mtjax.raw_video": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.run"],
