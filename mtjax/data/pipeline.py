@@ -3,14 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
 
 from mtjax import records
 from mtjax.data.columns import Column
+from mtjax.data.recipes import Made, Recipe
 from mtjax.data.subset import Subset
+from mtjax.lookup import ConfigError
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 ON_CORRUPT = ("raise", "skip")
 CACHES = ("none", "device")
@@ -60,11 +65,18 @@ class Data(Subset):
         """
         raise TypeError(f"{type(self).__name__} does not decode")
 
-    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
-        """One record from outside of any dataset (a raw video) → decoded arrays with b = 1."""
-        return self.decode([(record,)], None)
+    def raw_video(self, made: Made) -> Recipe:
+        """How a raw video, of which no dataset knows, becomes a batch of one.
 
-    def prepare(self, batch, *, train: bool, key=None):
+        Args:
+          made: what is known of the columns that the run was trained on.
+
+        Raises:
+          ConfigError: a video cannot give what this modality reads; says why.
+        """
+        raise ConfigError(f"{type(self).__name__} has no recipe for raw videos (`Data.raw_video`)")
+
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         """On the device, inside jit: from decoded arrays to what models read. `key` is None unless `train`."""
         return batch
 

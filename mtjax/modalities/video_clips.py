@@ -176,7 +176,15 @@ class VideoClips(OneColumn):
         Raises:
           CorruptRecord: an image cannot be decoded, or a record has none, or more of one field than of another.
         """
-        k = self._seen if seeds is None else self.clips
+        return self._clips(values, seeds, self._seen if seeds is None else self.clips)
+
+    def views_of(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
+        """A record from outside of any dataset → what `decode` gives of its views, with b = 1. `dense` gives as many views as
+        this video has."""
+        views = len(self._dense_starts(len(record[self.fields[0]]))) if self.dense else self.views
+        return dataclasses.replace(self, pseudo="")._clips([(record,)], None, views)
+
+    def _clips(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None, k: int) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {
             self.output: np.empty((len(values), k, *self._clip_shape), np.uint8),
             "observed": np.array([v is not None for v in values], bool),

@@ -250,7 +250,8 @@ def load_without_data(
         raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
     config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
     if data is None:
-        config["data"], batch = config["data"] | {"cache": "none"}, batch or jax.device_count()
+        # Of joined modalities a video shows the student's; what is missing in a dataset does not matter.
+        config["data"], batch = whole(config["data"]) | {"cache": "none"}, batch or jax.device_count()
     else:
         config["data"] = whole(config["data"]) | dict(data)
     config["train"] = config["train"] | {"batch": batch or config["train"]["batch"], "accumulate": 1}
