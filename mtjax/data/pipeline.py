@@ -86,6 +86,8 @@ class Data(Subset):
         """Raises ValueError when a column is not what this section says it is."""
         self.element_spec()
         _ = self.teacher_column
+        if self.pseudo:
+            _ = self.labels  # all of them: one that is no class must not wait until a step reads it
 
     @functools.cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -114,7 +116,7 @@ class Data(Subset):
     @functools.cached_property
     def fingerprint(self) -> dict[str, str]:
         """Of everything that training reads: the catalog and each column's content."""
-        read = [*self.columns, *([self.teacher_column] if self.teacher else [])]
+        read = [*self.columns, *(c for c in (self.teacher_column, self.pseudo_column) if c is not None)]
         return {"catalog": self.catalog.fingerprint} | {c.spec.name: c.fingerprint for c in read}
 
     def read(

@@ -76,7 +76,7 @@ class Features(OneColumn):
                 f", asked to {parameters['ask']}" if "ask" in parameters else ""
             )
             raise ConfigError(
-                f"column {self.column!r} was made by {by}: prediction on raw videos needs features of `python -m {PREDICT}`, "
+                f"column {self.column!r} was made by {by}: prediction on raw videos needs features of `mtjax predict`, "
                 "whose run computes those of the video"
             )
 

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mtjax.data.columns import Column
 from mtjax.modalities import clip_sampling, images
 from mtjax.modalities.one_column import OneColumn
 from mtjax.records import CorruptRecord
@@ -33,8 +32,8 @@ class VideoClips(OneColumn):
     - `observed` bool [b]: False for a video without a record, whose clips are all one colour;
     - `centre_s` float32 [b k]: the time of each clip's middle;
     - with `ordered`, `in_order` bool [b]: whether the video was long enough for clips that do not overlap;
-    - with `pseudo`, in training, `label` [b k] and the labels before and after each clip, `label_before` and `label_after`
-      [b k], -1 where the video has begun or ended; in evaluation `label` [b], of the view in the middle.
+    - with `pseudo`, labels by time: in training `label` [b k] and the labels before and after each clip, `label_before` and
+      `label_after` [b k], -1 where the video has begun or ended; in evaluation `label` [b], of the view in the middle.
 
     k is 1 and left out unless `clips` or `views` is above 1 or `dense` is set.
 
@@ -46,7 +45,6 @@ class VideoClips(OneColumn):
       ordered: training clips follow each other, `gap` items apart.
       resize: (h, w) of a whole image, whatever that does to its aspect; size: h = w of what is cut out of it: in
         evaluation the middle, in training one square for each clip, the same in all its images.
-      pseudo: column of `mtjax.cluster` whose clusters are the labels, "" for the catalog's own.
       augment: keywords of `Augment`.
     """
 
@@ -65,7 +63,6 @@ class VideoClips(OneColumn):
     gap: int = 8
     resize: tuple[int, int] = (128, 171)
     size: int = 112
-    pseudo: str = ""
 
     def __post_init__(self):
         super().__post_init__()
@@ -93,33 +90,6 @@ class VideoClips(OneColumn):
         return (self.column, self.pseudo) if self.pseudo else (self.column,)
 
     @functools.cached_property
-    def pseudo_column(self) -> Column:
-        """Raises ValueError when it is not one of `mtjax.cluster`."""
-        column = self.columns[1]
-        if not {"label", "start_s"} <= set(column.spec.schema) or "class_names" not in column.spec.parameters:
-            raise ValueError(
-                f"config.data.pseudo={self.pseudo!r}: has {sorted(column.spec.schema)}; `mtjax cluster` makes "
-                "columns of pseudo labels"
-            )
-        return column
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(self.pseudo_column.spec.parameters["class_names"]) if self.pseudo else super().class_names
-
-    @functools.cached_property
-    def labels(self) -> np.ndarray:
-        """int32 [clips]; of pseudo labels each video's first."""
-        if not self.pseudo:
-            return super().labels
-        at = self.pseudo_column.rows(c.id for c in self.catalog.clips)
-        labels = np.full(len(at), NO_LABEL, np.int32)
-        has = np.flatnonzero(at >= 0)
-        for block in np.array_split(has, -(-len(has) // 1024)) if len(has) else ():
-            labels[block] = [record["label"][0] for record in self.pseudo_column.read(at[block])]
-        return labels
-
-    @functools.cached_property
     def dense_views(self) -> int:
         """Views of the longest video. Reads the column once."""
         column, most = self.columns[0], 1
@@ -144,8 +114,6 @@ class VideoClips(OneColumn):
                 f"config.data.field={self.field!r}: column {self.column!r} has no JPEG images in {self.fields}, but "
                 f"{sorted(schema)}; `mtjax extract` makes such columns"
             )
-        if self.present and self.pseudo:
-            _ = self.pseudo_column
         lead = self._lead(self._seen)
         return {
             self.output: ((*lead, *self._clip_shape), np.dtype(np.uint8)),

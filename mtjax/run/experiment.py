@@ -221,7 +221,7 @@ def whole(section: Mapping[str, Any]) -> dict[str, Any]:
     """A `data` section that shows clips as this one does: every clip that the catalog has in a split, with the catalog's own
     labels, whatever was chosen, held out or labelled for training. Of joined modalities (`data.joined`) the student's."""
     shown = {k: section[k] for k in READING if k in section} | dict(section.get("student", section))
-    chosen = {f.name for f in dataclasses.fields(Data)} - set(READING) | {"pseudo"}
+    chosen = {f.name for f in dataclasses.fields(Data)} - set(READING)
     return {k: v for k, v in shown.items() if k not in chosen}
 
 

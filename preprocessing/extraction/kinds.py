@@ -16,7 +16,7 @@ REQUIRED = ("HELP", "AFTER", "add_flags", "from_flags", "flags_of")
 
 
 class Kind(Protocol):
-    """What a module has to define to be a kind of column, and so a command of `python -m preprocessing.extract`.
+    """What a module has to define to be a kind of column, and so a command of `mtjax extract`.
 
     Attributes:
       HELP: a few words for `--help`.
@@ -77,7 +77,7 @@ def named(name: str) -> Kind:
 def extract_video(
     kind: str, path: str | os.PathLike, parameters: Mapping[str, Any], flags: Mapping[str, Any]
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """What `python -m preprocessing.extract KIND` would write for one video outside of any dataset.
+    """What `mtjax extract KIND` would write for one video outside of any dataset.
 
     Args:
       kind: see `named`. parameters: of a column's column.json, to extract as that column was; {} for none.
