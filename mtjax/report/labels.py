@@ -1,5 +1,6 @@
 """Accuracy against the number of labels, of runs that differ in nothing else (MotionFit, Table 8; motion_guidance.md §7)."""
 
+import argparse
 import dataclasses
 import itertools
 import re
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from mtjax.report import charts
+from mtjax.report.found import Context
 from mtjax.report.groups import Group, text_of, without_seed
 from mtjax.report.page import Section, Table
 from mtjax.run.plain_config import config_hash
@@ -155,3 +157,15 @@ def apart(counts: Sequence[float]) -> list[float]:
         if not kept or np.log(count / kept[-1]) >= MIN_APART * np.log(counts[-1] / counts[0]):
             kept.append(count)
     return kept
+
+
+ORDER = 10
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `found`. It has none."""
+
+
+def make(context: Context) -> list[Section]:
+    """See `found`."""
+    return sections(context.runs)
