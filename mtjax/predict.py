@@ -16,7 +16,7 @@ from mtjax.command.errors import InputError
 from mtjax.compute.step import State
 from mtjax.data import columns
 from mtjax.raw_video import overlay
-from mtjax.raw_video.predict import predict
+from mtjax.raw_video import predict as raw_video
 from mtjax.run.evaluation import load
 from mtjax.run.experiment import Experiment, load_without_data
 from mtjax.run.plain_config import from_json
@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         "--detector_checkpoint", default="", help="for a pose model's run, see preprocessing.extract pose"
     )
     parser.add_argument("--pose_checkpoint", default="", help="for a pose model's run")
+    parser.add_argument(
+        "--features_from", default="", help="for a run on another run's features: that run (default: where it was)"
+    )
     parser.add_argument("--device", default="", help="for a pose model's run: PyTorch's device")
     parser.add_argument(
         "--root", default="", help="another dataset's folder, whose labels do not matter (default: the training one)"
@@ -83,17 +86,15 @@ def _load(workdir: Path, step: str, changed: dict[str, Any], batch: int) -> tupl
 
 
 def _predict_videos(args: argparse.Namespace) -> int:
-    loaded = load_without_data(args.workdir, args.step)
+    predictor = raw_video.load(args.workdir, args.step, features_from=args.features_from)
     out = args.out or args.workdir / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     failures = 0
-    given = ("backend", "detector_checkpoint", "pose_checkpoint", "device")
-    extraction: dict[str, Any] = {name: getattr(args, name) for name in given if getattr(args, name)}
-    if args.checkpoint:
-        extraction["tracker_options"] = {"checkpoint": args.checkpoint}
+    given = ("backend", "checkpoint", "detector_checkpoint", "pose_checkpoint", "device")
+    extraction = {name: getattr(args, name) for name in given if getattr(args, name)}
     for video in args.videos:
         try:
-            result = predict(*loaded, video, top=args.top, **extraction)
+            result = predictor.predict(video, top=args.top, **extraction)
         except (OSError, InputError) as e:  # one bad video must not lose the others
             failures += 1
             print(json.dumps({"video": str(video), "error": f"{type(e).__name__}: {e}"}), flush=True)

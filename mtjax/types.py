@@ -10,13 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
 # Always holds `valid` (bool [b], False for padding) and `clip` (int32 [b], row in the catalog).
 Batch = Mapping[str, Array]
 Rows = Mapping[str, np.ndarray]  # what predict returned, gathered: each valid example once, sorted by clip
 Scalars = dict[str, Float[Array, ""]]
 Params = dict[str, Any]
+RandomKey = Key[Array, ""]
 
 
 @runtime_checkable
@@ -64,8 +65,7 @@ class Describing(Protocol):
 class Task(Protocol):
     """What a method optimises and predicts. Constructed as `Task(data, **config.task)`.
 
-    A task may also have `weights` (path in the assembled module → array: what a fresh state begins with) and
-    `settle(module)`, which computes once what follows from the first weights, inside the jit that makes the state.
+    A task may also be `Weighted`, `Settling` or `Salient`; a module that it assembles may have a `backbone` (`Headed`).
     """
 
     trainable: nnx.filterlib.Filter
@@ -79,6 +79,36 @@ class Task(Protocol):
 
     def predict(self, model: nnx.Module, batch: Batch) -> Mapping[str, Array]:
         """Arrays with leading dimension b."""
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """What a task may add that has weights of its own, such as a frozen teacher's."""
+
+    weights: Params  # path in the assembled module → array: what a fresh state begins with
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """What a task may add when something follows from the first weights, such as the embeddings of class names."""
+
+    def settle(self, model: nnx.Module) -> None:
+        """Computes it once and writes it into the assembled module, inside the jit that makes a fresh state."""
+
+
+@runtime_checkable
+class Salient(Protocol):
+    """What a task may add that can say which tracks a prediction depends on."""
+
+    def saliency(self, model: nnx.Module, batch: Batch, label: Int[Array, " b"]) -> Float[Array, "b n"]:
+        """Of each track of a prepared batch for a class, in [0, 1]; 0 for padding."""
+
+
+@runtime_checkable
+class Headed(Protocol):
+    """An assembled module whose backbone can be asked for its embedding (`mtjax.retrieve`)."""
+
+    backbone: Backbone
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from mtjax.compute import sharding
 from mtjax.compute.optim import Optimizer
-from mtjax.types import Batch, Params, Scalars, Task
+from mtjax.types import Batch, Params, Scalars, Settling, Task
 
 Asked = Callable[[nnx.Module, Batch], Mapping[str, jax.Array]]  # arrays with leading dimension b
 State = dict[str, Any]  # step, params, rest, opt, plateau, ema, skipped: see `Program.init`
@@ -32,7 +32,7 @@ class Net:
         self,
         make: Callable[[jax.Array], nnx.Module],
         trainable: nnx.filterlib.Filter,
-        settle: Callable[[nnx.Module], None] = lambda module: None,
+        settle: Callable[[nnx.Module], None] | None = None,
     ):
         """`settle` computes, once, what follows from the first weights (text prototypes, say)."""
         self._make, self._trainable, self._settle = make, trainable, settle
@@ -50,7 +50,8 @@ class Net:
                 [(path, variable.replace(weights[name])) for name, (path, variable) in _flatten(nnx.state(module)).items()
                  if name in weights]
             ))  # fmt: skip
-        self._settle(module)
+        if self._settle is not None:
+            self._settle(module)
         _, params, rest = nnx.split(module, self._trainable, ...)
         return _values(_flatten(params)), _values(_flatten(rest))
 
@@ -105,7 +106,7 @@ class Program:
             return task.assemble(model(rngs), rngs=rngs)
 
         self.make = make
-        self.net = Net(make, task.trainable, getattr(task, "settle", lambda module: None))
+        self.net = Net(make, task.trainable, task.settle if isinstance(task, Settling) else None)
         self.schedule = optimizer.learning_rate(total_steps)
         self._tx = optimizer.transform(total_steps)
         self.shapes = jax.eval_shape(self._init, {}, self._init_key)

@@ -6,6 +6,7 @@ parameter names). Every array of the source is accounted for, or the conversion 
 
 import importlib
 import json
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mtjax.convert import names, positions, weight_files
 from mtjax.convert.names import ConversionError
 from mtjax.models.video_network import VideoClassifier
 
-KINDS = ("clip", "xclip", "r2plus1d", "r3d", "s3dg")
+REQUIRED = ("CONSTRUCTOR", "IGNORED", "settings", "table")
 POSITIONS = "vision/positions"
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
@@ -27,7 +28,7 @@ def load(kind: str, source: str | Path, **changes: Any) -> nnx.Module:
     """The module with its weights, in evaluation mode.
 
     Args:
-      kind: one of KINDS. The video networks come with the classifier they were published with: `model(clip, train=False)` gives
+      kind: see `room_of`. The video networks come with the classifier they were published with: `model(clip, train=False)` gives
         logits, `model.backbone` the network (`models.video_network.VideoClassifier`).
       source: Hugging Face folder or id, `.safetensors`, the authors' PyTorch file, or a folder that `save` wrote.
       changes: constructor keywords that change no parameter, e.g. dtype="bfloat16", remat=True; and for CLIP and X-CLIP
@@ -105,7 +106,38 @@ def save(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
 
 
+def is_kind(module: Any) -> bool:
+    return all(hasattr(module, name) for name in REQUIRED)
+
+
+def kinds() -> dict[str, Any]:
+    """Name → module, of all in this folder."""
+    modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)
+               if not m.name.startswith("_")}  # fmt: skip
+    return {name: module for name, module in sorted(modules.items()) if is_kind(module)}
+
+
 def room_of(kind: str) -> Any:
-    if kind not in KINDS:
-        raise ConversionError(f"{kind!r}: kinds are {KINDS}")
-    return importlib.import_module(f"mtjax.convert.{kind}")
+    """The module of a kind: one of `kinds`, or any other by its import path (`my_lab.convert_slowfast`). It defines
+
+    - CONSTRUCTOR: of our model, a name in `models` or an import path; IGNORED: a regex of arrays without weights;
+    - settings(config, arrays) → the constructor's keywords; table(keywords) → `names.Entry` of every parameter;
+    - where the authors' files have other names than Hugging Face's: is_official(arrays), from_official(arrays).
+
+    Raises:
+      ConversionError: there is no such module, or it lacks one of these.
+    """
+    ours = kinds()
+    if kind in ours:
+        return ours[kind]
+    try:
+        module = importlib.import_module(kind)
+    except ModuleNotFoundError as e:
+        if e.name and not (kind == e.name or kind.startswith(f"{e.name}.")):
+            raise  # the module exists, one of its own imports does not
+        raise ConversionError(
+            f"{kind!r}: kinds are {', '.join(ours)}, or the import path of a module that is one"
+        ) from None
+    if not is_kind(module):
+        raise ConversionError(f"module {kind!r} is no kind of conversion: it needs {', '.join(REQUIRED)}")
+    return module

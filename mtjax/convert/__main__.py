@@ -10,7 +10,7 @@ from mtjax.convert import names
 @shell.command("convert")
 def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("convert", __doc__)
-    parser.add_argument("kind", choices=convert.KINDS)
+    parser.add_argument("kind", help=f"{', '.join(convert.kinds())}, or the import path of a module of your own")
     parser.add_argument(
         "source", help="Hugging Face folder or id, .safetensors, the authors' .pth, or a converted folder"
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -12,7 +12,12 @@ from mtjax import records
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Count
 from mtjax.data.columns import Column
+from mtjax.data.recipes import Made, Recipe
 from mtjax.data.subset import Subset
+from mtjax.lookup import ConfigError
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 ON_CORRUPT = ("raise", "skip")
 CACHES = ("none", "device")
@@ -62,11 +67,18 @@ class Data(Subset):
         """
         raise TypeError(f"{type(self).__name__} does not decode")
 
-    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
-        """One record from outside of any dataset (a raw video) → decoded arrays with b = 1."""
-        return self.decode([(record,)], None)
+    def raw_video(self, made: Made) -> Recipe:
+        """How a raw video, of which no dataset knows, becomes a batch of one.
 
-    def prepare(self, batch, *, train: bool, key=None):
+        Args:
+          made: what is known of the columns that the run was trained on.
+
+        Raises:
+          ConfigError: a video cannot give what this modality reads; says why.
+        """
+        raise ConfigError(f"{type(self).__name__} has no recipe for raw videos (`Data.raw_video`)")
+
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         """On the device, inside jit: from decoded arrays to what models read. `key` is None unless `train`."""
         return batch
 
@@ -76,6 +88,8 @@ class Data(Subset):
         """Raises ValueError when a column is not what this section says it is."""
         self.element_spec()
         _ = self.teacher_column
+        if self.pseudo:
+            _ = self.labels  # all of them: one that is no class must not wait until a step reads it
 
     @functools.cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -104,7 +118,7 @@ class Data(Subset):
     @functools.cached_property
     def fingerprint(self) -> dict[str, str]:
         """Of everything that training reads: the catalog and each column's content."""
-        read = [*self.columns, *([self.teacher_column] if self.teacher else [])]
+        read = [*self.columns, *(c for c in (self.teacher_column, self.pseudo_column) if c is not None)]
         return {"catalog": self.catalog.fingerprint} | {c.spec.name: c.fingerprint for c in read}
 
     def read(

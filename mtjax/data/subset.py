@@ -14,6 +14,7 @@ from mtjax.command.ranges import Count, Range
 from mtjax.data import catalog as catalogs
 from mtjax.data import selection
 from mtjax.data.columns import Column
+from mtjax.data.labels import CatalogLabels, LabelSource, PseudoLabels
 
 MISSING = ("drop", "mask")
 
@@ -34,6 +35,8 @@ class Subset:
         ("train", "val") and k_shot=2 two clips a class have a label and all clips a teacher.
       balance: repeat labelled clips of rare classes so that an epoch sees every class about equally often.
       missing: "drop" clips without a record, or "mask": keep them with nothing visible.
+      pseudo: column of `mtjax.cluster` whose clusters are the labels (`labels.PseudoLabels`), "" for the catalog's own. A clip
+        without a record there is one without a record; `k_shot`, `fraction` and `classes` go by the catalog all the same.
     """
 
     root: str
@@ -48,6 +51,7 @@ class Subset:
     unlabelled: tuple[str, ...] = ()
     balance: bool = False
     missing: str = "drop"
+    pseudo: str = ""
 
     def __post_init__(self):
         lookup.check_fields(self, "data")
@@ -72,17 +76,25 @@ class Subset:
     def catalog(self) -> catalogs.Catalog:
         return catalogs.Catalog.load(self.root)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.classes or self.catalog.class_names
+    @functools.cached_property
+    def pseudo_column(self) -> Column | None:
+        return Column(self.root, self.pseudo) if self.pseudo else None
 
     @functools.cached_property
+    def label_source(self) -> LabelSource:
+        """Raises ValueError for a column that has no pseudo labels."""
+        if self.pseudo_column is not None:
+            return PseudoLabels(self.catalog, self.pseudo_column)
+        return CatalogLabels(self.catalog, self.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.label_source.class_names
+
+    @property
     def labels(self) -> np.ndarray:
         """int32 [clips]: index into `class_names`, -1 for none."""
-        if not self.classes:
-            return self.catalog.labels()
-        index = {name: i for i, name in enumerate(self.classes)}
-        return np.array([index.get(c.label, catalogs.UNLABELLED) for c in self.catalog.clips], np.int32)
+        return self.label_source.labels
 
     @functools.cached_property
     def targets(self) -> np.ndarray:
@@ -152,17 +164,17 @@ class Subset:
 
     def _with_records(self, rows: np.ndarray, split: str) -> np.ndarray:
         ids = [self.catalog.clips[r].id for r in rows]
-        present = np.all([c.rows(ids) >= 0 for c in self.needed], axis=0)
+        labelling = () if self.pseudo_column is None else (self.pseudo_column,)
+        needed = {c.spec.name: c for c in (*self.needed, *labelling)}
+        present = np.all([c.rows(ids) >= 0 for c in needed.values()], axis=0)
         if not present.all():
             gone = [i for i, p in zip(ids, present, strict=True) if not p]
             what = "dropped" if self.missing == "drop" else "kept with nothing visible"
             logging.warning("%s: %d of %d clips have no record in %s and are %s: %s …",
-                            split, len(gone), len(ids), tuple(c.spec.name for c in self.needed), what, gone[:3])  # fmt: skip
+                            split, len(gone), len(ids), tuple(needed), what, gone[:3])  # fmt: skip
         kept = rows[present] if self.missing == "drop" else rows
         if not len(kept):
-            raise catalogs.CatalogError(
-                f"{self.root}: no clip of split {split!r} has a record in {tuple(c.spec.name for c in self.needed)}"
-            )
+            raise catalogs.CatalogError(f"{self.root}: no clip of split {split!r} has a record in {tuple(needed)}")
         return kept
 
     def training_clips(self) -> np.ndarray:

@@ -2,13 +2,20 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mtjax.command.errors import InputError
+from mtjax.data.recipes import Made, Prediction, Recipe
+from mtjax.lookup import ConfigError
 from mtjax.modalities.one_column import OneColumn
 
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
+
+PREDICT = "mtjax.predict"  # the producer
 VIEWS = ("centre", "random", "all")
 
 
@@ -57,7 +64,37 @@ class Features(OneColumn):
                 out[i] = record[0][self.field]
         return {"features": out, "observed": np.array([v is not None for v in values], bool)}
 
-    def prepare(self, batch, *, train: bool, key=None):
+    def raw_video(self, made: Made) -> Recipe:
+        """What the run predicts of the video whose prediction the training column is.
+
+        Raises:
+          ConfigError: the column is no prediction of a run of ours, or one of something else than the task's outputs.
+        """
+        facts = made.get(self.column, {})
+        parameters = facts.get("parameters", {})
+        if facts.get("producer") != PREDICT or "ask" in parameters:
+            by = f"{facts.get('producer', 'nobody known')}" + (
+                f", asked to {parameters['ask']}" if "ask" in parameters else ""
+            )
+            raise ConfigError(
+                f"column {self.column!r} was made by {by}: prediction on raw videos needs features of `mtjax predict`, "
+                "whose run computes those of the video"
+            )
+
+        def to_batch(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            view = np.asarray(record[self.field], np.float32).reshape(1, 1, -1)
+            return {"features": view, "observed": np.array([record.get("observed", True)], bool)}
+
+        return Prediction(
+            column=self.column,
+            field=self.field,
+            workdir=facts.get("origin", {}).get("workdir", ""),
+            step=parameters["step"],
+            weights=facts.get("weights", ""),
+            to_batch=to_batch,
+        )
+
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         import jax  # not for reader processes
 
         views = batch["features"]

@@ -1,11 +1,20 @@
 """Clips of optical flow, stored as two grey JPEG a field (motionfit.md §2)."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from mtjax.command.errors import InputError
+from mtjax.data import recipes
+from mtjax.data.recipes import Made, Recipe
+from mtjax.lookup import ConfigError
 from mtjax.modalities import flow_bytes
 from mtjax.modalities.video_clips import VideoClips
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 NORMALIZE = ("bytes", "unit")
 
@@ -41,7 +50,30 @@ class Flow(VideoClips):
     def fields(self) -> tuple[str, ...]:
         return f"{self.field}_x", f"{self.field}_y"
 
-    def prepare(self, batch, *, train: bool, key=None):
+    def raw_video(self, made: Made) -> Recipe:
+        """Flow as that of the training column was computed, else by the defaults of `preprocessing.extract flow`. Flow between all
+        images of another column is taken at the rate at which those were extracted.
+
+        Raises:
+          ConfigError: those images had no rate, or nothing is known of it.
+        """
+
+        def to_batch(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            axes = {f"{self.field}_{axis}": record[f"flow_{axis}"] for axis in "xy"}
+            return self.views_of(axes | {"times_s": record["times_s"]})
+
+        recipe = recipes.extraction(made, self.column, "flow", to_batch)
+        if not recipe.parameters or recipe.parameters.get("fps"):
+            return recipe
+        source = recipe.parameters.get("images", "").partition(" ")[0]
+        if rate := made.get(source, {}).get("parameters", {}).get("fps", 0):
+            return dataclasses.replace(recipe, flags={"fps": float(rate)})
+        raise ConfigError(
+            f"column {self.column!r} is flow between all images of column {source!r}, whose rate is not known; for raw videos "
+            "train on flow of `preprocessing.extract flow --fps=…`"
+        )
+
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         """Bytes → normalised float32; in training with mirror images of whole videos."""
         import jax  # not for reader processes
         import jax.numpy as jnp

@@ -2,18 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import NotNegative, Positive, Range, Share
+from mtjax.data import recipes
+from mtjax.data.recipes import Made, Recipe
 from mtjax.modalities import images
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
 from mtjax.records import CorruptRecord
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 MIDDLE = (0.5, 0.5)
 NORMALIZE = ("imagenet", "clip", "background")
@@ -122,12 +127,20 @@ class Frames(OneColumn):
                 out[i, t] = cut(stored[index], self.size, self.short_side, corner)
         return {"frames": out} | observed
 
+    def raw_video(self, made: Made) -> Recipe:
+        """Images as those of the training column were extracted."""
+
+        def to_batch(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            return self.decode([({self.field: record["frames"]},)], None)
+
+        return recipes.extraction(made, self.column, "frames", to_batch)
+
     def _images(self, record: tuple[dict, ...]) -> Sequence[bytes]:
         if stored := record[0][self.field]:
             return stored
         raise CorruptRecord(f"column {self.column!r}, field {self.field!r}: a clip without an image")
 
-    def prepare(self, batch, *, train: bool, key=None):
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         from mtjax.modalities import frame_transforms  # JAX: not for reader processes
 
         return frame_transforms.prepare(self, batch, key if train else None)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from mtjax import lookup
 from mtjax.command.errors import InputError
 from mtjax.data.columns import Column
 from mtjax.data.pipeline import Data
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 TIMES = ("centre_s", "in_order")  # of clips; drawn with the same seeds, they are the student's for both
 
@@ -78,7 +81,7 @@ class Joined(Data):
         recorded = np.array([v is not None for v in watched], bool) & ~unseen
         return self._merge(seen, beside) | {"recorded": recorded}, damaged
 
-    def prepare(self, batch, *, train: bool, key=None):
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         """Each modality sees its own arrays and what both share (clips, labels)."""
         import jax  # not for reader processes
 

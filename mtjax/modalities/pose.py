@@ -2,16 +2,22 @@
 
 import dataclasses
 import functools
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
 from mtjax import lookup
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Count, NotNegative, Positive, Range, Share
+from mtjax.data import recipes
+from mtjax.data.recipes import Made, Recipe
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
 from mtjax.modalities.skeletons import Skeleton
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,11 +104,25 @@ class Pose(OneColumn):
         pose, length = stack(clips, (self.stored_frames, len(self.body), 3), np.float32)
         return {"pose": pose, "length": length}
 
-    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
-        pose = np.asarray(record["pose"])
-        return {"pose": pose[None], "length": np.array([len(pose)], np.int32)}
+    def raw_video(self, made: Made) -> Recipe:
+        """
+        Raises:
+          ConfigError: the training column was not extracted by us: whose models would find these joints is not known.
+        """
 
-    def prepare(self, batch, *, train: bool, key=None):
+        def to_batch(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            pose = np.asarray(record["pose"])
+            return {"pose": pose[None], "length": np.array([len(pose)], np.int32)}
+
+        recipe = recipes.extraction(made, self.column, "pose", to_batch)
+        if not recipe.parameters:
+            raise lookup.ConfigError(
+                f"prediction on raw videos needs tracks, frames, or a pose column of `preprocessing.extract pose`; this run "
+                f"reads Pose of {made.get(self.column, {}).get('producer', 'no column')}"
+            )
+        return recipe
+
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         from mtjax.modalities import motion_features  # JAX: not for reader processes
 
         return motion_features.prepare(self, batch, key if train else None)

@@ -1,13 +1,22 @@
 """RGB clips of consecutive frames, as 3D networks see them (motionfit.md §2); `frames` is for networks of spread frames."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from mtjax.command.errors import InputError
+from mtjax.data import recipes
+from mtjax.data.recipes import Made, Recipe
 from mtjax.modalities.video_clips import VideoClips
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 # Of Kinetics-400, of values 0 to 1, as torchvision's video models take them.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+RATE = 25.0  # frames a second of a raw video where the training column does not say
 NORMALIZE = ("kinetics", "unit", "clip", "background")
 
 
@@ -41,7 +50,16 @@ class Rgb(VideoClips):
     def fields(self) -> tuple[str, ...]:
         return (self.field,)
 
-    def prepare(self, batch, *, train: bool, key=None):
+    def raw_video(self, made: Made) -> Recipe:
+        """Images as those of the training column were extracted, else RATE a second. Clips are the views of evaluation."""
+
+        def to_batch(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            return self.views_of({self.field: record["frames"], "times_s": record["times_s"]})
+
+        ours = recipes.extraction(made, self.column, "frames", to_batch)
+        return ours if ours.parameters else dataclasses.replace(ours, flags={"fps": RATE})
+
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         """Bytes → normalised float32; in training with mirror images of whole videos."""
         import jax  # not for reader processes
         import jax.numpy as jnp

@@ -2,15 +2,21 @@
 
 import dataclasses
 import functools
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import NotNegative, Positive, Range, Share
+from mtjax.data import recipes
+from mtjax.data.recipes import Made, Recipe
 from mtjax.modalities.one_column import OneColumn
 from mtjax.modalities.ragged import stack
 from mtjax.modalities.skeletons import mirror_order
+
+if TYPE_CHECKING:
+    from mtjax.types import Batch, RandomKey
 
 RESAMPLE = ("nearest", "linear", "pad")
 NORMALIZE = ("none", "clip")
@@ -108,11 +114,17 @@ class Tracks(OneColumn):
         tracks, length = stack(clips, (frames, points, 3), dtype)
         return {"tracks": tracks, "length": length}
 
-    def alone(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
-        tracks = np.asarray(record["tracks"])
-        return {"tracks": tracks[None], "length": np.array([len(tracks)], np.int32)}
+    def raw_video(self, made: Made) -> Recipe:
+        """Tracks of as many frames and points as the model reads, followed as those of the training column were."""
 
-    def prepare(self, batch, *, train: bool, key=None):
+        def to_batch(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            tracks = np.asarray(record["tracks"])
+            return {"tracks": tracks[None], "length": np.array([len(tracks)], np.int32)}
+
+        flags = {"frames": self.frames, "points": self.points}
+        return recipes.extraction(made, self.column, "tracks", to_batch, flags=flags, overlay="tracks")
+
+    def prepare(self, batch: "Batch", *, train: bool, key: "RandomKey | None" = None) -> "Batch":
         from mtjax.modalities import track_transforms  # JAX: not for reader processes
 
         return track_transforms.prepare(self, batch, key if train else None)

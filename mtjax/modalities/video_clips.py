@@ -8,7 +8,6 @@ import numpy as np
 
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Count, Positive, Share
-from mtjax.data.columns import Column
 from mtjax.modalities import clip_sampling, images
 from mtjax.modalities.one_column import OneColumn
 from mtjax.records import CorruptRecord
@@ -35,8 +34,8 @@ class VideoClips(OneColumn):
     - `observed` bool [b]: False for a video without a record, whose clips are all one colour;
     - `centre_s` float32 [b k]: the time of each clip's middle;
     - with `ordered`, `in_order` bool [b]: whether the video was long enough for clips that do not overlap;
-    - with `pseudo`, in training, `label` [b k] and the labels before and after each clip, `label_before` and `label_after`
-      [b k], -1 where the video has begun or ended; in evaluation `label` [b], of the view in the middle.
+    - with `pseudo`, labels by time: in training `label` [b k] and the labels before and after each clip, `label_before` and
+      `label_after` [b k], -1 where the video has begun or ended; in evaluation `label` [b], of the view in the middle.
 
     k is 1 and left out unless `clips` or `views` is above 1 or `dense` is set.
 
@@ -48,7 +47,6 @@ class VideoClips(OneColumn):
       ordered: training clips follow each other, `gap` items apart.
       resize: (h, w) of a whole image, whatever that does to its aspect; size: h = w of what is cut out of it: in
         evaluation the middle, in training one square for each clip, the same in all its images.
-      pseudo: column of `mtjax.cluster` whose clusters are the labels, "" for the catalog's own.
       augment: keywords of `Augment`.
     """
 
@@ -67,7 +65,6 @@ class VideoClips(OneColumn):
     gap: Count = 8
     resize: tuple[Positive, Positive] = (128, 171)
     size: Positive = 112
-    pseudo: str = ""
 
     def __post_init__(self):
         super().__post_init__()
@@ -90,33 +87,6 @@ class VideoClips(OneColumn):
     @property
     def column_names(self) -> tuple[str, ...]:
         return (self.column, self.pseudo) if self.pseudo else (self.column,)
-
-    @functools.cached_property
-    def pseudo_column(self) -> Column:
-        """Raises ValueError when it is not one of `mtjax.cluster`."""
-        column = self.columns[1]
-        if not {"label", "start_s"} <= set(column.spec.schema) or "class_names" not in column.spec.parameters:
-            raise InputError(
-                f"config.data.pseudo={self.pseudo!r}: has {sorted(column.spec.schema)}; `mtjax cluster` makes "
-                "columns of pseudo labels"
-            )
-        return column
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(self.pseudo_column.spec.parameters["class_names"]) if self.pseudo else super().class_names
-
-    @functools.cached_property
-    def labels(self) -> np.ndarray:
-        """int32 [clips]; of pseudo labels each video's first."""
-        if not self.pseudo:
-            return super().labels
-        at = self.pseudo_column.rows(c.id for c in self.catalog.clips)
-        labels = np.full(len(at), NO_LABEL, np.int32)
-        has = np.flatnonzero(at >= 0)
-        for block in np.array_split(has, -(-len(has) // 1024)) if len(has) else ():
-            labels[block] = [record["label"][0] for record in self.pseudo_column.read(at[block])]
-        return labels
 
     @functools.cached_property
     def dense_views(self) -> int:
@@ -143,8 +113,6 @@ class VideoClips(OneColumn):
                 f"config.data.field={self.field!r}: column {self.column!r} has no JPEG images in {self.fields}, but "
                 f"{sorted(schema)}; `mtjax extract` makes such columns"
             )
-        if self.present and self.pseudo:
-            _ = self.pseudo_column
         lead = self._lead(self._seen)
         return {
             self.output: ((*lead, *self._clip_shape), np.dtype(np.uint8)),
@@ -175,7 +143,15 @@ class VideoClips(OneColumn):
         Raises:
           CorruptRecord: an image cannot be decoded, or a record has none, or more of one field than of another.
         """
-        k = self._seen if seeds is None else self.clips
+        return self._clips(values, seeds, self._seen if seeds is None else self.clips)
+
+    def views_of(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
+        """A record from outside of any dataset → what `decode` gives of its views, with b = 1. `dense` gives as many views as
+        this video has."""
+        views = len(self._dense_starts(len(record[self.fields[0]]))) if self.dense else self.views
+        return dataclasses.replace(self, pseudo="")._clips([(record,)], None, views)
+
+    def _clips(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None, k: int) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {
             self.output: np.empty((len(values), k, *self._clip_shape), np.uint8),
             "observed": np.array([v is not None for v in values], bool),

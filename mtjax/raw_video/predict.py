@@ -1,86 +1,134 @@
 """A trained model on one raw video: extracted as its training column was, then prepared and predicted as in evaluation."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from mtjax.compute import sharding
 from mtjax.compute.step import State
+from mtjax.data.recipes import Prediction, Recipe
 from mtjax.lookup import ConfigError
-from mtjax.modalities.frames import Frames
-from mtjax.modalities.pose import Pose
-from mtjax.modalities.tracks import Tracks
 from mtjax.run import preprocessing_door
-from mtjax.run.experiment import Experiment
+from mtjax.run.experiment import Experiment, load_without_data
+from mtjax.types import Batch, Rows, Salient
 
-PRODUCER = "preprocessing.extract"
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a raw video gave.
+
+    Attributes:
+      record: what the modality reads. frames: uint8 [t h w 3], those it was extracted from. fps, seconds: of the video.
+    """
+
+    record: Mapping[str, Any]
+    frames: np.ndarray
+    fps: float
+    seconds: float
 
 
-def extraction(experiment: Experiment, meta: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What to extract from a raw video and how: as the training column was made, if we extracted it; else by default.
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A trained run that predicts raw videos.
+
+    Attributes:
+      experiment, state, meta: see `load_without_data`. recipe: of the run's modality.
+      source: the run that gives its features, if it reads another run's.
+    """
+
+    experiment: Experiment
+    state: State
+    meta: Mapping[str, Any]
+    recipe: Recipe
+    source: "Predictor | None" = None
+
+    def show(self, video: Path, flags: Mapping[str, Any]) -> Shown:
+        """Decodes and extracts a video, or has it predicted by `source`; `flags` of the extraction go before the recipe's."""
+        if self.source is not None:
+            shown = self.source.show(video, flags)
+            rows, _ = self.source.rows(shown)
+            record = {k: rows[k][0] for k in (self.recipe.field, "observed") if k in rows}
+            return dataclasses.replace(shown, record=record)
+        recipe = self.recipe
+        flags = dict(recipe.flags) | dict(flags)
+        record, frames = preprocessing_door.extract_video(recipe.kind, str(video), recipe.parameters, flags)
+        seconds = float(record["times_s"][-1]) if len(record.get("times_s", ())) else float("nan")
+        return Shown(record, frames, float(record.get("fps", "nan")), seconds)
+
+    def rows(self, shown: Shown) -> tuple[Rows, Batch]:
+        """What the task predicts, and the decoded batch: the video once for each of the batch's rows."""
+        program, batch = self.experiment.program, self.experiment.train.batch
+        host = {name: np.repeat(values, batch, 0) for name, values in self.recipe.to_batch(shown.record).items()} | {
+            "clip": np.zeros(batch, np.int32),
+            "label": np.full(batch, -1, np.int32),
+            "valid": np.ones(batch, bool),
+            "target": np.zeros((batch, program.task.outputs.get("num_targets", 0)), np.float32),
+        }
+        local = self.experiment.local
+        arrays = sharding.to_global({k: v[local] for k, v in host.items()}, local, batch, self.experiment.mesh)
+        return jax.device_get(program.predict_step(self.state, arrays)), arrays
+
+    def predict(self, video: Path, *, top: int = 5, **flags: Any) -> dict[str, Any]:
+        """Extracts and predicts one video.
+
+        Returns:
+          JSON values (`predictions`: label and probability, most probable first; of a regression `prediction`); for tracks also
+          `frames` uint8 [t h w 3], `tracks` [t n 3] in units of the image and `saliency` [n] in [0, 1], which an overlay draws.
+        """
+        shown = self.show(video, flags)
+        rows, arrays = self.rows(shown)
+        result: dict[str, Any] = {"video": str(video), "fps": shown.fps, "seconds": shown.seconds}
+        field = "" if isinstance(self.recipe, Prediction) else self.recipe.overlay
+        drawn = {"frames": shown.frames, "tracks": np.asarray(shown.record[field])} if field else {}
+        if "probs" not in rows:
+            return result | drawn | {"prediction": rows["prediction"][0].tolist()}
+        probs, names = rows["probs"][0], self.meta["class_names"]
+        best = np.argsort(-probs, kind="stable")[:top]
+        result["predictions"] = [{"label": names[c], "probability": round(float(probs[c]), 6)} for c in best]
+        if "observed" in rows:
+            result["observed"] = bool(rows["observed"][0])
+        task, program = self.experiment.task, self.experiment.program
+        if not drawn or not isinstance(task, Salient):
+            return result | drawn
+        prepared = self.experiment.data.prepare(arrays, train=False)
+        label = np.full(self.experiment.train.batch, best[0], np.int32)
+        saliency = jax.device_get(task.saliency(program.predictor(self.state), prepared, label))[0]
+        return result | drawn | {"salient_points": int((saliency > 0.5).sum()), "saliency": saliency}
+
+
+def load(workdir: Path, step: str = "selected", *, features_from: str = "") -> Predictor:
+    """A run that predicts raw videos; its dataset need not be there.
+
+    Args:
+      step: see `load_without_data`. features_from: workdir of the run whose features it reads; "" for the one that its column
+        named in training.
 
     Raises:
-      ConfigError: nothing that a video alone can give.
+      ConfigError: the run reads what a video cannot give, or its features are of another run. checkpoint.NoGoodCheckpoint.
     """
-    data = experiment.data
-    column = meta["columns"].get(getattr(data, "column", ""), {})
-    made = column["parameters"] if column.get("producer", "").startswith(PRODUCER) else {}
-    if isinstance(data, Tracks):
-        asked = {"backend": "lk", "frames": data.frames, "points": data.points}
-        kept = {k: made[k] for k in ("backend", "short_side", "substeps") if k in made}
-        if made.get("sampling", "mask") != "mask":  # a raw video has no mask
-            kept |= {"sampling": made["sampling"], "box": tuple(made["box"])}
-        return "tracks", asked | kept
-    if isinstance(data, Frames):
-        kept = {k: made[k] for k in ("fps", "short_side", "quality") if k in made}
-        kept |= {"size": tuple(made["size"])} if "size" in made else {}
-        return "frames", kept | ({"num_frames": made["frames"]} if "frames" in made else {})
-    if isinstance(data, Pose) and made:
-        kept = {k: made[k] for k in ("fps", "short_side", "min_side_px", "max_persons")}
-        detector = {"detector": made["detector"]["kind"], "min_score": made["detector"]["min_score"]}
-        return "pose", kept | detector | {"pose": made["pose"]["kind"], "half": made["pose"]["half"]}
-    raise ConfigError(
-        f"prediction on raw videos needs tracks, frames, or a pose column of `{PRODUCER} pose`; this run reads "
-        f"{type(data).__name__} of {column.get('producer', 'no column')}"
-    )
-
-
-def predict(
-    experiment: Experiment, state: State, meta: dict[str, Any], video: Path, *, top: int = 5, **changes: Any
-) -> dict[str, Any]:
-    """Decodes, extracts and classifies one video; `changes` go to the extraction.
-
-    Returns:
-      JSON values (`predictions`: label and probability, most probable first); for tracks also `frames` uint8 [t h w 3],
-      `tracks` [t n 3] in units of the image and `saliency` [n] in [0, 1], which an overlay draws.
-    """
-    kind, keywords = extraction(experiment, meta)
-    record, frames = preprocessing_door.extract_video(kind, str(video), **keywords | changes)
-    data, program, batch = experiment.data, experiment.program, experiment.train.batch
-    host = {name: np.repeat(values, batch, 0) for name, values in data.alone(record).items()} | {
-        "clip": np.zeros(batch, np.int32),
-        "label": np.full(batch, -1, np.int32),
-        "valid": np.ones(batch, bool),
-        "target": np.zeros((batch, program.task.outputs.get("num_targets", 0)), np.float32),
-    }
-    arrays = sharding.to_global(
-        {k: v[experiment.local] for k, v in host.items()}, experiment.local, batch, experiment.mesh
-    )
-    rows = jax.device_get(program.predict_step(state, arrays))
-    result: dict[str, Any] = {"video": str(video), "fps": float(record["fps"]), "seconds": float(record["times_s"][-1])}
-    drawn = {"frames": frames, "tracks": np.asarray(record["tracks"])} if kind == "tracks" else {}
-    if "probs" not in rows:
-        return result | drawn | {"prediction": rows["prediction"][0].tolist()}
-    probs, names = rows["probs"][0], meta["class_names"]
-    best = np.argsort(-probs, kind="stable")[:top]
-    result["predictions"] = [{"label": names[c], "probability": round(float(probs[c]), 6)} for c in best]
-    if "observed" in rows:
-        result["observed"] = bool(rows["observed"][0])
-    if not drawn:
-        return result
-    prepared = data.prepare(arrays, train=False)
-    module = program.predictor(state)
-    saliency = jax.device_get(program.task.saliency(module, prepared, np.full(batch, best[0], np.int32)))[0]
-    return result | drawn | {"salient_points": int((saliency > 0.5).sum()), "saliency": saliency}
+    experiment, state, meta = load_without_data(workdir, step)
+    recipe = experiment.data.raw_video(meta["columns"])
+    if not isinstance(recipe, Prediction):
+        if features_from:
+            raise ConfigError(f"--features_from: {workdir} reads no features of another run")
+        if not recipe.parameters:
+            logging.warning("%s was not trained on a column of ours: the video is extracted by defaults", workdir)
+        return Predictor(experiment, state, meta, recipe)
+    wanted = features_from or recipe.workdir
+    if not wanted:
+        raise ConfigError(
+            f"column {recipe.column!r} does not say which run wrote it; name it with --features_from=WORKDIR"
+        )
+    if not (Path(wanted) / "config.json").is_file():
+        raise ConfigError(
+            f"{wanted}, whose run wrote column {recipe.column!r}, is not there; --features_from=WORKDIR names it"
+        )
+    source = load(Path(wanted), str(recipe.step))
+    if recipe.weights and not source.meta["seal"].startswith(recipe.weights):
+        raise ConfigError(f"{wanted}: step {recipe.step} is not the checkpoint that wrote column {recipe.column!r}")
+    return Predictor(experiment, state, meta, recipe, source)

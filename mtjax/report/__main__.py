@@ -19,9 +19,9 @@ from rich.table import Table
 
 from mtjax.command import arguments, shell
 from mtjax.lookup import ConfigError
-from mtjax.report import attention, clusters, comparison, features, labels, paper_tables, retrieval
+from mtjax.report import found, paper_tables
 from mtjax.report.groups import Group, group_runs
-from mtjax.report.page import Section, write_page
+from mtjax.report.page import write_page
 from mtjax.run.results import Result
 
 
@@ -42,32 +42,19 @@ def print_tables(groups: list[Group], names: Sequence[str], tables: dict[str, An
             console.print(f"note: {note}", highlight=False)
 
 
-def sections(runs: list[Result], groups: list[Group], args: argparse.Namespace) -> list[Section]:
-    """What the page shows beyond tables and runs: accuracy by number of labels, the student's comparisons, feature spaces,
-    clusters, attention over time, and what clips retrieved."""
-    first = runs[0]
-    teacher, baseline = (path and Result.load(path) for path in (args.teacher, args.baseline))
-    found = labels.sections(runs) + comparison.sections(first, teacher, baseline)
-    if args.features:
-        found.append(features.section(first, args.features.split(","), args.features_split))
-    if args.clusters:
-        found += clusters.sections(runs, args.clusters.split(","), args.clusters_frames)
-    of_run = (attention.sections, retrieval.sections)
-    return found + [section for sections in of_run for group in groups for section in sections(group.runs[0])]
-
-
 @shell.command("report")
 def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("report", __doc__)
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--table", default="", help="paper tables to print beside, comma separated, e.g. mt.t1")
-    parser.add_argument("--teacher", type=Path, default=None, help="finished run to compare the first WORKDIR with")
-    parser.add_argument("--baseline", type=Path, default=None, help="the student without a teacher: gains are over it")
-    parser.add_argument("--features", default="", help="columns with an embedding to draw, comma separated")
-    parser.add_argument("--features_split", default="train", help="clips to draw (default: train)")
-    parser.add_argument("--clusters", default="", help="columns of mtjax.cluster to look into, comma separated")
-    parser.add_argument("--clusters_frames", default="frames", help="column of their pictures (default: frames)")
     parser.add_argument("--out", type=Path, default=None, help="HTML file (default: FIRST_WORKDIR/report.html)")
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--section", action="append", default=[])
+    outside, argv = own.parse_known_args(argv)
+    parser.add_argument("--section", metavar="MODULE", help="a section of your own, by import path; may come again")
+    sections = found.sections(outside.section)
+    for section in sections:
+        section.add_flags(parser)
     args = parser.parse_args(argv)
     runs = [Result.load(w) for w in args.workdirs]
     groups = group_runs(runs)
@@ -76,8 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [name for name in names if name not in tables]:
         raise ConfigError(f"--table={unknown[0]!r}: there are {sorted(tables)}")
     print_tables(groups, names, tables)
+    context = found.Context(runs, groups, args)
+    shown = [part for section in sections for part in section.make(context)]
     out = args.out or args.workdirs[0] / "report.html"
-    write_page(out, groups, names, tables, sections(runs, groups, args))
+    write_page(out, groups, names, tables, shown)
     print(f"wrote {out}")
     return 0
 

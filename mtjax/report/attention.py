@@ -1,7 +1,7 @@
 """Attention over time under the frames of a clip: what a teacher that pools rows looked at (motion_guidance.md §2)."""
 
+import argparse
 import dataclasses
-import io
 import itertools
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,7 +9,6 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
-from PIL import Image
 
 from mtjax import lookup
 from mtjax.data.catalog import Catalog, CatalogError
@@ -18,12 +17,13 @@ from mtjax.evaluators import top1
 from mtjax.modalities import motion_features
 from mtjax.modalities.pose import Pose
 from mtjax.report import charts
+from mtjax.report.found import Context
 from mtjax.report.page import Section
+from mtjax.report.pictures import FRAMES, Pictures, evenly
 from mtjax.run.evaluation import ROWS
 from mtjax.run.results import Result
 from mtjax.types import Rows
 
-FRAMES = "frames"  # the column of pictures, if the dataset has one
 MAX_CLIPS = 8
 SHOWN = 8  # frames of a clip
 Of = TypeVar("Of")
@@ -125,32 +125,18 @@ class Source:
 
     def __init__(self, run: Result):
         data = lookup.build("modalities", run.config["data"])
-        self.frames = Column(data.root, FRAMES) if FRAMES in list_columns(data.root) else None
+        self.pictures = Pictures(data.root) if FRAMES in list_columns(data.root) else None
         self.data = data if isinstance(data, Pose) else None
         self.poses = Column(data.root, data.column) if self.data else None
-        if self.frames is None and self.poses is None:
+        if self.pictures is None and self.poses is None:
             raise lookup.ConfigError(f"{data.root} has no column {FRAMES!r}, and the run reads no poses")
 
     def read(self, clip_id: str) -> Clip:
-        pictures, pose = (), None
-        if self.frames is not None and clip_id in self.frames:
-            images = next(v for f, v in self._record(self.frames, clip_id).items() if self._is_jpeg(f))
-            pictures = tuple(np.asarray(Image.open(io.BytesIO(images[i]))) for i in evenly(len(images), SHOWN))
+        """Raises CorruptRecord for a damaged record."""
+        pictures, pose = () if self.pictures is None else self.pictures.evenly(clip_id, SHOWN), None
         if self.poses is not None and clip_id in self.poses:
-            pose = np.asarray(self._record(self.poses, clip_id)[self.data.field])
+            pose = np.asarray(self.poses.read(self.poses.rows([clip_id]))[0][self.data.field])
         return Clip(pictures, pose)
-
-    def _record(self, column: Column, clip_id: str) -> dict:
-        return column.read(column.rows([clip_id]))[0]
-
-    def _is_jpeg(self, field: str) -> bool:
-        return self.frames.spec.schema[field].dtype == "jpeg"
-
-
-def evenly(frames: int, shown: int) -> list[int]:
-    """Frames at the middles of `shown` equal parts of a clip; each frame once if there are fewer."""
-    shown = min(frames, shown)
-    return [(2 * i + 1) * frames // (2 * shown) for i in range(shown)]
 
 
 def speed(pose: np.ndarray, data: Pose) -> np.ndarray:
@@ -247,3 +233,15 @@ def _draw_skeletons(axis: plt.Axes, pose: np.ndarray, data: Pose, tall: float) -
             if visible[t, a] and visible[t, b]:
                 axis.plot(x[[a, b]], pose[t, [a, b], 1], color="k", linewidth=1.2, solid_capstyle="round")
     axis.set_ylim(centre[1] + span / 2, centre[1] - span / 2)
+
+
+ORDER = 50
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `found`. It has none."""
+
+
+def make(context: Context) -> list[Section]:
+    """See `found`."""
+    return [section for group in context.groups for section in sections(group.runs[0])]

@@ -1,5 +1,7 @@
 """Contact sheets of pseudo labels: what the videos of a cluster have in common (MotionFit, Sec. 3.3; motionfit.md §5)."""
 
+import argparse
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,18 +13,15 @@ from mtjax.clusters import pseudo_labels
 from mtjax.data.catalog import Catalog
 from mtjax.data.columns import Column, list_columns
 from mtjax.lookup import ConfigError
-from mtjax.modalities import images
-from mtjax.modalities.video_clips import item_times
-from mtjax.records import CorruptRecord
 from mtjax.report import charts
-from mtjax.report.attention import FRAMES, evenly
+from mtjax.report.found import Context
 from mtjax.report.page import Section
+from mtjax.report.pictures import FRAMES, Pictures, evenly
 from mtjax.run.results import Result
 
 SHEETS = 6
 SIDE = 3  # filmstrips along each side of a sheet
 SHOWN = 4  # pictures of a filmstrip
-PICTURE_PX = (120, 160)  # (h, w): no picture is drawn larger
 MAX_NAME = 32  # characters of a clip's id and of its class over a filmstrip
 
 
@@ -54,7 +53,7 @@ def sections(runs: Sequence[Result], names: Sequence[str], frames: str = FRAMES,
     found = []
     for name in names:
         catalog = Catalog.load(next((root for root in roots if name in list_columns(root)), roots[0]))
-        found.append((catalog, *_clustered(catalog, name), Pictures(catalog, frames)))
+        found.append((catalog, *_clustered(catalog, name), _pictures(catalog, frames)))
     return [_section(*one, sheets) for one in found]
 
 
@@ -73,45 +72,11 @@ def _clustered(catalog: Catalog, name: str) -> tuple[Column, dict[str, Any]]:
     return column, json.loads((column.directory / pseudo_labels.SUMMARY).read_text())
 
 
-class Pictures:
-    """The pictures of a dataset's videos.
-
-    Attributes:
-      has: bool [clips], which videos have a record.
-
-    Raises:
-      ConfigError: the dataset has no such column with JPEG images.
-    """
-
-    def __init__(self, catalog: Catalog, name: str):
-        self._column = Column(catalog.root, name) if name in list_columns(catalog.root) else None
-        schema = self._column.spec.schema if self._column else {}
-        self._field = next((field for field, feature in schema.items() if feature.dtype == "jpeg"), "")
-        if not self._field:
-            raise ConfigError(
-                f"--clusters: {catalog.root} has no column {name!r} of JPEG images; "
-                f"`mtjax extract frames {catalog.root}` makes one, --clusters_frames names another"
-            )
-        self._at = self._column.rows(clip.id for clip in catalog.clips)
-        self.has, self.name = self._at >= 0, name
-
-    def read(self, clip: int, start_s: float, end_s: float) -> tuple[list[np.ndarray], float]:
-        """Pictures of a part of a video in order of time, each uint8 [h w 3], and when the video's last one was taken.
-
-        Raises:
-          CorruptRecord: an image cannot be decoded, or there is none.
-        """
-        record = self._column.read(self._at[[clip]])[0]
-        stored = record[self._field]
-        try:
-            if not stored:
-                raise CorruptRecord("no image")
-            times = item_times(record, self._field)
-            wanted = shown(times, start_s, end_s)
-            return [images.decode(stored[i], "RGB", at_least=PICTURE_PX) for i in wanted], float(times[-1])
-        except CorruptRecord as e:
-            where = f"{self._column.directory}: clip {str(self._column.ids[self._at[clip]])!r}, {self._field!r}"
-            raise CorruptRecord(f"{where}: {e}") from None
+def _pictures(catalog: Catalog, name: str) -> Pictures:
+    try:
+        return Pictures(catalog.root, (name,))
+    except ConfigError as e:
+        raise ConfigError(f"--clusters: {e}, --clusters_frames names another") from None
 
 
 def shown(times_s: np.ndarray, start_s: float, end_s: float, most: int = SHOWN) -> list[int]:
@@ -160,7 +125,7 @@ def nearest(clip: np.ndarray, distance: np.ndarray, most: int = SIDE * SIDE) -> 
 
 def _section(catalog: Catalog, column: Column, facts: dict[str, Any], pictures: Pictures, sheets: int) -> Section:
     found, names = members(catalog, column), column.spec.parameters["class_names"]
-    size, seen = np.bincount(found.label, minlength=len(names)), pictures.has[found.clip]
+    size, seen = np.bincount(found.label, minlength=len(names)), pictures.has(c.id for c in catalog.clips)[found.clip]
     numbers = chosen(size, np.bincount(found.label[seen], minlength=len(names)) > 0, sheets)
     if not numbers:
         raise ConfigError(f"--clusters: no video of {column.spec.name!r} has a record in {pictures.name!r}")
@@ -221,9 +186,9 @@ def sheet(said: str, catalog: Catalog, drawn: Members, pictures: Pictures) -> st
     """Filmstrips of some segments, row by row under a title."""
     strips, captions = [], []
     for clip, start, end in zip(drawn.clip.tolist(), drawn.start_s, drawn.end_s, strict=True):
-        strip, last = pictures.read(clip, start, end)
         listed = catalog.clips[clip]
-        until = end if np.isfinite(end) else max(last, start)
+        strip, times = pictures.chosen(listed.id, functools.partial(shown, start_s=start, end_s=end))
+        until = end if np.isfinite(end) else max(float(times[-1]), start)
         strips.append(strip)
         name = (
             listed.id if len(listed.id) <= MAX_NAME else f"…{listed.id[1 - MAX_NAME :]}"
@@ -251,3 +216,18 @@ def _draw_strip(axis: plt.Axes, strip: Sequence[np.ndarray]) -> None:
     axis.set_xlim(0, (1.03 * SHOWN - 0.03) * wide)
     axis.set_ylim(0, 1)
     axis.set_anchor("NW")
+
+
+ORDER = 40
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `found`."""
+    parser.add_argument("--clusters", default="", help="columns of mtjax cluster to look into, comma separated")
+    parser.add_argument("--clusters_frames", default=FRAMES, help="column of their pictures")
+
+
+def make(context: Context) -> list[Section]:
+    """See `found`."""
+    names = context.args.clusters
+    return sections(context.runs, names.split(","), context.args.clusters_frames) if names else []

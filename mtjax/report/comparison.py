@@ -3,7 +3,9 @@
 "Size Doesn't Matter", Fig. 1A (motion_guidance.md §8). Classes are joined by name and clips by id.
 """
 
+import argparse
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -11,6 +13,7 @@ from matplotlib import pyplot as plt
 from mtjax.evaluators import top1
 from mtjax.lookup import ConfigError
 from mtjax.report import charts
+from mtjax.report.found import Context
 from mtjax.report.page import Section, Table
 from mtjax.run.evaluation import ROWS
 from mtjax.run.results import Result
@@ -218,3 +221,19 @@ def sections(student: Result, teacher: Result | None, baseline: Result | None) -
     reference = "baseline" if baseline else "teacher"
     compared = pairs(student, baseline) if baseline else taught
     return out + [gains(name, pair, reference) for name, pair in compared.items()]
+
+
+ORDER = 20
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `found`."""
+    add = parser.add_argument
+    add("--teacher", type=Path, default=None, help="finished run to compare the first WORKDIR with")
+    add("--baseline", type=Path, default=None, help="the student without a teacher: gains are over it")
+
+
+def make(context: Context) -> list[Section]:
+    """See `found`."""
+    teacher, baseline = (path and Result.load(path) for path in (context.args.teacher, context.args.baseline))
+    return sections(context.runs[0], teacher, baseline)

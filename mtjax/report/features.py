@@ -3,6 +3,7 @@
 "Size Doesn't Matter", Fig. 1B and Sec. 5.2 (motion_guidance.md §2): columns with a field `embedding`, joined by clip id.
 """
 
+import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from mtjax.data import selection
 from mtjax.data.columns import Column
 from mtjax.lookup import ConfigError
 from mtjax.report import charts
+from mtjax.report.found import Context
 from mtjax.report.page import Section
 from mtjax.run.results import Result
 
@@ -151,3 +153,18 @@ def scatter(spaces: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[s
         handles = axes[0][0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=7, fontsize=8, markerscale=2)
     return charts.png(figure)
+
+
+ORDER = 30
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `found`."""
+    parser.add_argument("--features", default="", help="columns with an embedding to draw, comma separated")
+    parser.add_argument("--features_split", default="train", help="clips to draw")
+
+
+def make(context: Context) -> list[Section]:
+    """See `found`."""
+    names = context.args.features
+    return [section(context.runs[0], names.split(","), context.args.features_split)] if names else []

@@ -1,5 +1,6 @@
 """Accuracy against the number of labels, of runs that differ in nothing else (MotionFit, Table 8; motion_guidance.md §7)."""
 
+import argparse
 import dataclasses
 import itertools
 import re
@@ -10,6 +11,7 @@ from matplotlib import pyplot as plt
 
 from mtjax.data.origin import config_hash
 from mtjax.report import charts
+from mtjax.report.found import Context
 from mtjax.report.groups import Group, text_of
 from mtjax.report.page import Section, Table
 from mtjax.run.provenance import without_labels, without_seed
@@ -142,3 +144,15 @@ def apart(counts: Sequence[float]) -> list[float]:
         if not kept or np.log(count / kept[-1]) >= MIN_APART * np.log(counts[-1] / counts[0]):
             kept.append(count)
     return kept
+
+
+ORDER = 10
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `found`. It has none."""
+
+
+def make(context: Context) -> list[Section]:
+    """See `found`."""
+    return sections(context.runs)

@@ -1,21 +1,19 @@
 """What clips found: queries and their nearest neighbours, one picture each (`mtjax.retrieve`; motionfit.md §8)."""
 
+import argparse
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot as plt
 
 from mtjax.data.catalog import Catalog, CatalogError, Clip
-from mtjax.data.columns import Column, ColumnError, list_columns
+from mtjax.data.columns import ColumnError
 from mtjax.lookup import ConfigError
-from mtjax.modalities import images
-from mtjax.modalities.video_clips import item_times
-from mtjax.records import CorruptRecord
 from mtjax.report import charts
-from mtjax.report.attention import FRAMES, mixed
+from mtjax.report.attention import mixed
+from mtjax.report.found import Context
 from mtjax.report.page import Section, Table
+from mtjax.report.pictures import FRAMES, Pictures
 from mtjax.run.results import RETRIEVAL, Result
 from mtjax.run.retrieval import LABEL, notes_of, table_of
 from mtjax.types import Rows
@@ -31,32 +29,6 @@ class Query:
     row: int
     label: int
     right: bool
-
-
-class Pictures:
-    """The images of a dataset's clips, by time.
-
-    Raises:
-      ConfigError: none of the columns named is there with images. ColumnError: it cannot be read.
-    """
-
-    def __init__(self, root: str | Path, names: Sequence[str]):
-        there = [Column(root, name) for name in names if name in list_columns(root)]
-        fields = [(column, field) for column in there for field, of in column.spec.schema.items() if of.dtype == "jpeg"]
-        if not fields:
-            raise ConfigError(f"{root} has no images in a column {' or '.join(map(repr, names))}")
-        self.column, self.field = fields[0]
-
-    def at(self, clip_id: str, time_s: float) -> np.ndarray | None:
-        """uint8 [h w c], the image nearest to a time; None of a clip that has none, or a damaged one."""
-        if clip_id not in self.column:
-            return None
-        try:
-            record = self.column.read(self.column.rows([clip_id]))[0]
-            nearest = int(np.abs(item_times(record, self.field) - time_s).argmin())
-            return images.decode(record[self.field][nearest], "RGB", at_least=(128, 128))
-        except CorruptRecord:
-            return None
 
 
 def sections(run: Result) -> list[Section]:
@@ -103,7 +75,7 @@ def strip(query: Query, rows: Rows, catalog: Catalog, pictures: Pictures) -> str
     frames = ["0.2", *("tab:green" if good else "tab:red" for good in rows["relevant"][query.row])]
     figure, axes = plt.subplots(1, len(clips), figsize=(SIZE_IN * len(clips), SIZE_IN), squeeze=False)
     for axis, listed, time_s, colour in zip(axes[0], clips, times, frames, strict=True):
-        picture = pictures.at(listed.id, float(time_s))
+        picture = pictures.nearest(listed.id, float(time_s))
         if picture is None:
             axis.text(0.5, 0.5, "no picture", ha="center", va="center", fontsize=7, transform=axis.transAxes)
         else:
@@ -118,3 +90,15 @@ def strip(query: Query, rows: Rows, catalog: Catalog, pictures: Pictures) -> str
 
 def _title(clip: Clip) -> str:
     return clip.label or clip.id
+
+
+ORDER = 60
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `found`. It has none."""
+
+
+def make(context: Context) -> list[Section]:
+    """See `found`."""
+    return [section for group in context.groups for section in sections(group.runs[0])]

@@ -245,7 +245,7 @@ def whole(section: Mapping[str, Any]) -> dict[str, Any]:
     """A `data` section that shows clips as this one does: every clip that the catalog has in a split, with the catalog's own
     labels, whatever was chosen, held out or labelled for training. Of joined modalities (`data.joined`) the student's."""
     shown = {k: section[k] for k in READING if k in section} | dict(section.get("student", section))
-    chosen = {f.name for f in dataclasses.fields(Data)} - set(READING) | {"pseudo"}
+    chosen = {f.name for f in dataclasses.fields(Data)} - set(READING)
     return {k: v for k, v in shown.items() if k not in chosen}
 
 
@@ -266,7 +266,8 @@ def load_without_data(
     config = from_json((workdir / "config.json").read_text())
     config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
     if data is None:
-        config["data"], batch = config["data"] | {"cache": "none"}, batch or jax.device_count()
+        # Of joined modalities a video shows the student's; what is missing in a dataset does not matter.
+        config["data"], batch = whole(config["data"]) | {"cache": "none"}, batch or jax.device_count()
     else:
         config["data"] = whole(config["data"]) | dict(data)
     config["train"] = config["train"] | {"batch": batch or config["train"]["batch"], "accumulate": 1}

@@ -13,7 +13,7 @@ from mtjax.compute.step import weights_to_host
 from mtjax.convert import positions
 from mtjax.lookup import ConfigError
 from mtjax.run.experiment import Experiment, load_without_data
-from mtjax.types import Params
+from mtjax.types import Params, Weighted
 
 BACKBONE = "backbone/"
 
@@ -67,7 +67,7 @@ def initial_weights(experiment: Experiment) -> Params:
       ConfigError: `train.init` does not fit the model.
     """
     train, program = experiment.train, experiment.program
-    weights = dict(getattr(experiment.task, "weights", {}))
+    weights = dict(experiment.task.weights) if isinstance(experiment.task, Weighted) else {}
     if train.init:
         ours = {n: leaf for n, leaf in (program.shapes["params"] | program.shapes["rest"]).items() if n not in weights}
         weights |= weights_for(train.init, ours, skip=train.init_skip, new=train.init_new)

@@ -20,14 +20,13 @@ def generate(arguments: Mapping[str, Any], root: str) -> None:
     _room(arguments["name"], "video").generate(root, **keywords)
 
 
-def extract_video(kind: str, path: str, **keywords: Any) -> tuple[dict[str, Any], Any]:
-    """The record that `preprocessing.extract KIND` would write for one video, and the decoded frames uint8 [t h w 3].
+def extract_video(
+    kind: str, path: str, parameters: Mapping[str, Any], flags: Mapping[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """The record that `preprocessing.extract KIND` would write for one video, and the frames that it shows, uint8 [t h w 3].
 
     Args:
-      kind: "tracks", "frames" or "pose"; `keywords` are those of `track_video`, `frames_of_video` and `pose_of_video`.
+      kind: a file in `preprocessing/extractors/`, or an import path.
+      parameters: of the column.json to extract like; {} for none. flags: of the command, which go before.
     """
-    if kind == "pose":
-        return _room("extractors.pose", "extract").pose_of_video(path, **keywords)
-    if kind == "frames":
-        return _room("extractors.frames", "video").frames_of_video(path, **keywords)
-    return _room("extractors.tracks", "video").track_video(path, **keywords)
+    return _room("extraction.kinds", "video").extract_video(kind, path, parameters, flags)

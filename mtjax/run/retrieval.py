@@ -21,14 +21,20 @@ from mtjax.modalities import clip_sampling
 from mtjax.run import checkpoint, experiment, prediction_column
 from mtjax.run.evaluation import check_overlap
 from mtjax.run.results import RETRIEVAL, Result
-from mtjax.types import Batch, Describing
+from mtjax.types import Batch, Describing, Headed
 
 LABEL, VIDEO = "label", "video"  # what makes a clip relevant
 BLOCK = 1024  # videos read at once
 
 
 def describe(module: nnx.Module, batch: Batch) -> dict[str, Array]:
-    """What is asked in place of the task's prediction: `clip_embedding` float16 [b k d], `centre_s` [b k], `observed` [b]."""
+    """What is asked in place of the task's prediction: `clip_embedding` float16 [b k d], `centre_s` [b k], `observed` [b].
+
+    Raises:
+      ConfigError: the module has no backbone to ask.
+    """
+    if not isinstance(module, Headed):
+        raise ConfigError(f"retrieval asks the backbone of a task's module, and {type(module).__name__} has none")
     backbone = module.backbone
     vectors = backbone.describe(batch) if isinstance(backbone, Describing) else backbone(batch, train=False)
     centre = batch["centre_s"].reshape(len(vectors), -1)

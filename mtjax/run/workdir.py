@@ -14,6 +14,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from mtjax.compute.step import State
+from mtjax.data import columns
 from mtjax.data.files import write_atomically
 from mtjax.data.selection import overlap
 from mtjax.lookup import ConfigError
@@ -117,9 +118,7 @@ class Run:
         self, step: int, state: State, *, evaluated: bool, metric: float | None = None, wait: bool = False
     ) -> None:
         """Starts a checkpoint with all that a resumed run has to know; see `Checkpoints.save`."""
-        columns = {
-            c.spec.name: {"producer": c.spec.producer, "parameters": c.spec.parameters} for c in self.exp.data.columns
-        }
+        made_of = {name: _facts(spec) for name, spec in self._made_of().items()}
         meta = (
             self.identity()
             | {
@@ -127,11 +126,19 @@ class Run:
                 "evaluated": evaluated,
                 "history": list(self.history),  # a copy: the save goes on while the next evaluation is added
                 "task": self.exp.task.outputs,
-                "columns": columns,
+                "columns": made_of,
             }
             | ({"origin": self.origin} if self.origin else {})
         )
         self.checkpoints.save(step, state, meta, metric=metric, wait=wait)
+
+    def _made_of(self) -> dict[str, columns.Spec]:
+        """The columns that are read, and those whose images they were extracted from: what predicting a raw video imitates."""
+        data = self.exp.data
+        specs = {c.spec.name: c.spec for c in data.columns}
+        images = {s.parameters["images"].partition(" ")[0] for s in specs.values() if "images" in s.parameters}
+        there = sorted(images & set(columns.list_columns(data.root)) - set(specs))
+        return specs | {name: columns.Spec.load(columns.column_dir(data.root, name)) for name in there}
 
     def best(self) -> tuple[int, float] | None:
         """(step, metric) of the best checkpoint so far."""
@@ -174,6 +181,10 @@ class Run:
                 path, json.dumps({"step": step, "clips": self.clip_ids(step), "metrics": metrics}, indent=1)
             )
         return path
+
+
+def _facts(spec: columns.Spec) -> dict[str, Any]:
+    return {k: v for k, v in spec.to_json().items() if k in ("producer", "parameters", "weights", "origin")}
 
 
 def _git_commit() -> str:

@@ -1,5 +1,6 @@
 """The `flow` column: how far each pixel moves from a frame to the next, as two grey JPEG images a pair of frames."""
 
+import argparse
 import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ import simplejpeg
 from mtjax import records
 from mtjax.command.errors import InputError
 from mtjax.modalities import flow_bytes
+from preprocessing.extraction import flags
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors.frames import MAX_BYTES, check_size
 from preprocessing.videos import video_clip
@@ -145,3 +147,41 @@ class Flows:
         still = np.full((*shape, 2), flow_bytes.STILL, np.uint8)
         for moves in np.diff(number):
             yield flow_bytes.to_bytes(video_clip.stretch(next(fields), self.size)) if moves else still
+
+
+HELP = "motion from frame to frame"
+AFTER = "how much moves: mtjax data coverage {root} --column={column}"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `kinds.Kind`."""
+    add = parser.add_argument
+    add("--method", choices=tuple(METHODS), default="dis", help="dis is fast, tvl1 the papers', raft wants a GPU")
+    add("--name", default="", help="of the column; default flow.METHOD")
+    add("--fps", type=float, default=0.0, help=f"frames a second; 0: {FPS:g} of a video, all images of a column")
+    add("--short_side", type=int, default=256, help="to compute at; 0 keeps the video's")
+    add("--size", type=flags.size, metavar="WxH", help="store it at exactly this, e.g. 171x128; the values stay")
+    add("--quality", type=int, default=95, help=f"of the JPEGs, {LEAST_QUALITY} to 100")
+    add("--checkpoint", help="of raft: path, hf:owner/repository/file or https address; default: torchvision's")
+    add("--device", help="of raft: PyTorch's; default cuda where there is one")
+    add("--batch_size", type=int, help="of raft: pairs at once")
+
+
+def from_flags(args: argparse.Namespace) -> Flows:
+    """See `kinds.Kind`."""
+    options = flags.network_options(args, f"--method={args.method}", args.method == "raft")
+    return Flows(
+        make_method(args.method, **options),
+        fps=args.fps or (0.0 if args.images else FPS),
+        short_side=args.short_side,
+        size=args.size,
+        quality=args.quality,
+        partial=args.allow_partial,
+        name=args.name,
+    )
+
+
+def flags_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """See `kinds.Kind`."""
+    made = {k: parameters[k] for k in ("method", "fps", "short_side", "quality")}
+    return made | ({"size": tuple(parameters["size"])} if "size" in parameters else {})

@@ -1,5 +1,6 @@
 """The `frames` column: the pictures of a clip as JPEG at training size, so that no video is decoded while training."""
 
+import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import simplejpeg
 
 from mtjax import records
 from mtjax.command.errors import InputError
-from preprocessing.extraction import shards
+from preprocessing.extraction import flags
 from preprocessing.extraction.shards import Failure
 from preprocessing.videos import video_clip
 
@@ -94,11 +95,36 @@ def check_size(size: tuple[int, int] | None) -> None:
         raise InputError(f"size {size} must be (width, height), at least 1 each")
 
 
-def frames_of_video(path: str, **options: Any) -> tuple[dict[str, Any], np.ndarray]:
-    """Of one video outside of any dataset, `options` as of `Frames`: its record, and the frames uint8 [t h w 3].
+HELP = "JPEG images"
+AFTER = ""
 
-    Raises:
-      VideoError: the video cannot be decoded.
-    """
-    record, clip = shards.extract_one(path, Frames(**options))
-    return record, clip.frames
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `kinds.Kind`."""
+    spacing = parser.add_mutually_exclusive_group()
+    spacing.add_argument("--frames", type=int, default=32, help="evenly spaced in time")
+    spacing.add_argument("--fps", type=float, default=0.0, help="instead: so many a second")
+    add = parser.add_argument
+    add("--name", default="frames", help="of the column")
+    add("--short_side", type=int, default=256, help="of the images; 0 keeps the video's")
+    add("--size", type=flags.size, metavar="WxH", help="bring them to exactly this, e.g. 171x128")
+    add("--quality", type=int, default=90, help="of the JPEGs, 1 to 100")
+
+
+def from_flags(args: argparse.Namespace) -> Frames:
+    """See `kinds.Kind`."""
+    return Frames(
+        num_frames=args.frames,
+        fps=args.fps,
+        short_side=args.short_side,
+        size=args.size,
+        quality=args.quality,
+        partial=args.allow_partial,
+        name=args.name,
+    )
+
+
+def flags_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """See `kinds.Kind`."""
+    made = {k: parameters[k] for k in ("frames", "fps", "short_side", "quality") if k in parameters}
+    return made | ({"size": tuple(parameters["size"])} if "size" in parameters else {})

@@ -1,5 +1,6 @@
 """The `pose` column: every person's joints in every frame, and for each frame those of one person."""
 
+import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -8,9 +9,8 @@ import numpy as np
 
 from mtjax import records
 from mtjax.command.errors import InputError
-from preprocessing.extraction import shards
 from preprocessing.extraction.shards import Failure
-from preprocessing.extractors.pose_models import JOINTS, Detector, PoseModel
+from preprocessing.extractors.pose_models import DETECTORS, JOINTS, POSES, Detector, PoseModel
 from preprocessing.videos import video_clip
 
 
@@ -159,25 +159,52 @@ def without_nan(people: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(people).all(axis=-1, keepdims=True), people, 0).astype(people.dtype)
 
 
-def pose_of_video(
-    path: str,
-    *,
-    detector: str,
-    pose: str,
-    detector_checkpoint: str = "",
-    pose_checkpoint: str = "",
-    device: str = "auto",
-    min_score: float = 0.3,
-    half: bool = False,
-    **options: Any,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Of one video outside of any dataset, with the options of `mtjax extract pose`: its record, and the
-    frames uint8 [t h w 3].
+HELP = "joints of persons"
+AFTER = "who was found: mtjax data coverage {root} --column={column}"
 
-    Raises:
-      VideoError: the video cannot be decoded. MissingBackend: a package or a checkpoint is missing.
-    """
-    shared = {"device": device, "half": half}
-    finder = Detector(detector, detector_checkpoint, min_score=min_score, **shared)
-    record, clip = shards.extract_one(path, Poses(finder, PoseModel(pose, pose_checkpoint, **shared), **options))
-    return record, clip.frames
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `kinds.Kind`."""
+    add, published = parser.add_argument, "a folder, or owner/repository on the Hugging Face hub; default: "
+    add("--detector", choices=tuple(DETECTORS), default="rt_detr")
+    add("--detector_checkpoint", default="", help=published + DETECTORS["rt_detr"][2] + " or its v2")
+    add("--pose", choices=tuple(POSES), default="vitpose_b")
+    add("--pose_checkpoint", default="", help=published + POSES["vitpose_b"][2] + ", or --pose's own")
+    add("--name", default="", help="of the column; default pose.POSE")
+    add("--device", default="auto", help="PyTorch's; default cuda where there is one")
+    add("--half", action="store_true", help="compute in float16 on a GPU, bfloat16 on a CPU")
+    add("--fps", type=float, default=25.0, help="frames a second")
+    add("--short_side", type=int, default=720, help="to decode at; 0 keeps the video's")
+    add("--batch_size", type=int, default=8, help="frames a call of the detector")
+    add("--person_batch", type=int, default=16, help="persons a call of the pose model")
+    add("--min_score", type=float, default=0.3, help="of a person, by the detector")
+    add("--min_side_px", type=float, default=10.0, help="smaller boxes are dropped")
+    add("--max_persons", type=int, default=10, help="a frame, the best scores first")
+
+
+def from_flags(args: argparse.Namespace) -> Poses:
+    """See `kinds.Kind`."""
+    shared = {"device": args.device, "half": args.half}
+    limits = {"batch_size": args.batch_size, "min_score": args.min_score}
+    return Poses(
+        Detector(args.detector, args.detector_checkpoint, **limits, **shared),
+        PoseModel(args.pose, args.pose_checkpoint, batch_size=args.person_batch, **shared),
+        fps=args.fps,
+        short_side=args.short_side,
+        min_side_px=args.min_side_px,
+        max_persons=args.max_persons,
+        partial=args.allow_partial,
+        name=args.name,
+    )
+
+
+def flags_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """See `kinds.Kind`. Checkpoints are known by their hash alone, so these are the published ones unless they are named."""
+    detector, pose = parameters["detector"], parameters["pose"]
+    made = {k: parameters[k] for k in ("fps", "short_side", "min_side_px", "max_persons")}
+    return made | {
+        "detector": detector["kind"],
+        "min_score": detector["min_score"],
+        "pose": pose["kind"],
+        "half": pose["half"],
+    }

@@ -1,8 +1,8 @@
 """The `tracks` column: points drawn on frame 0 and followed by one of three trackers."""
 
+import argparse
 import dataclasses
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -11,11 +11,10 @@ import numpy as np
 from mtjax import records
 from mtjax.command.errors import InputError
 from mtjax.data import columns
-from preprocessing.extraction import shards
+from preprocessing.extraction import flags
 from preprocessing.extraction.shards import Failure
 from preprocessing.extractors import points
 from preprocessing.videos import video_clip
-from preprocessing.videos.video_file import Limits
 
 BACKENDS = {"lk": "track_lk.LucasKanade", "cotracker3": "track_cotracker.CoTracker3", "tapir": "track_tapir.Tapir"}
 # A lost point's guess is kept near the frame: it goes into a network, which a far coordinate would only upset.
@@ -178,36 +177,56 @@ class Tracks:
         return values | ({"partial": np.uint8(clip.partial)} if self.partial else {})
 
 
-def track_video(
-    path: str | os.PathLike,
-    *,
-    backend: str = "lk",
-    frames: int = 32,
-    points: int = 60,
-    sampling: str = "shi_tomasi",
-    start_s: float = 0.0,
-    end_s: float = 0.0,
-    limits: Limits | None = None,
-    timeout_s: float = 120.0,
-    tracker_options: Mapping[str, Any] | None = None,
-    **options,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Tracks one video outside of any dataset, the way `mtjax extract tracks` does.
+HELP = "point tracks"
+AFTER = ""
 
-    Args:
-      backend, frames, points, sampling: as of the column that a model was trained on (`column.json` has them).
-      start_s, end_s: the part; 0.0, 0.0 is all of it.
-      tracker_options: of the backend's constructor.
-      options: further ones of `Tracks`.
 
-    Returns:
-      The record as `Column.read` would give it, and the decoded frames uint8 [t h w 3].
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """See `kinds.Kind`."""
+    add = parser.add_argument
+    add("--backend", choices=tuple(BACKENDS), default="lk")
+    add("--name", default="", help="of the column; default tracks.BACKEND")
+    add("--frames", type=int, default=32)
+    add("--points", type=int, default=60)
+    add("--substeps", type=int, default=1, help="frames tracked per frame kept: more follow faster motion")
+    add("--sampling", choices=points.SAMPLINGS, default="shi_tomasi", help="of the points on frame 0")
+    add(
+        "--box",
+        type=flags.box,
+        default=points.WHOLE_FRAME,
+        metavar="x0,y0,x1,y1",
+        help="where, in fractions of the frame",
+    )
+    add("--mask_column", default="mask", help="with --sampling=mask: the column with the field `mask` [h w]")
+    add("--dtype", choices=("float16", "float32"), default="float16")
+    add("--short_side", type=int, default=-1, help="to decode at; 0 keeps the video's, -1 leaves it to the backend")
+    add("--checkpoint", help="path, hf:owner/repository/file or https address; default: the authors'")
+    add("--device", help="PyTorch's; default cuda where there is one")
+    add("--batch_size", type=int, help="clips at once")
 
-    Raises:
-      VideoError: the video cannot be decoded or tracked.
-    """
-    tracker = make_tracker(backend, **(tracker_options or {}))
-    extractor = Tracks(tracker, frames=frames, num_points=points, sampling=sampling, **options)
-    part = {"start_s": start_s, "end_s": end_s, "limits": limits, "timeout_s": timeout_s}
-    record, clip = shards.extract_one(path, extractor, allow_partial=extractor.partial, **part)
-    return record, clip.frames[:: extractor.substeps]
+
+def from_flags(args: argparse.Namespace) -> Tracks:
+    """See `kinds.Kind`."""
+    options = flags.network_options(args, f"--backend={args.backend}", args.backend != "lk")
+    return Tracks(
+        make_tracker(args.backend, **options),
+        frames=args.frames,
+        num_points=args.points,
+        substeps=args.substeps,
+        sampling=args.sampling,
+        box=args.box,
+        masks=columns.Column(args.root, args.mask_column) if args.sampling == "mask" else None,
+        dtype=args.dtype,
+        short_side=args.short_side,
+        partial=args.allow_partial,
+        name=args.name,
+    )
+
+
+def flags_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """See `kinds.Kind`. Numbers of frames and points are in the column's schema; a mask is of the dataset alone, so that points of
+    a video without one are sampled by default."""
+    made = {k: parameters[k] for k in ("backend", "short_side", "substeps")}
+    if parameters["sampling"] == "mask":
+        return made
+    return made | {"sampling": parameters["sampling"], "box": tuple(parameters["box"])}

@@ -368,3 +368,37 @@ def test_what_the_teacher_cannot_see_the_student_keeps(tmp_path):
     assert padded["valid"].tolist() == [True, False] and padded["observed"].tolist() == [True, False]
     masked = Joined(root=str(root), student=student, watched=watched, missing="mask")
     assert masked.read(masked.rows("test"))["observed"].tolist() == [True] * 5 + [False]
+
+
+# Pseudo labels.
+
+
+def cluster_column(root, labels: dict[str, list[int]], starts: dict[str, list[float]], classes: int = 3) -> None:
+    schema = {"label": records.Feature("int32", (-1,)), "start_s": records.Feature("float32", (-1,))}
+    names = [f"cluster {i}" for i in range(classes)]
+    spec = columns.Spec("pseudo.k3", schema, 1, "mtjax.cluster", parameters={"class_names": names})
+    values = {i: {"label": np.array(labels[i], np.int32), "start_s": np.array(starts[i], np.float32)} for i in labels}
+    column_writer.write_column(root, spec, values)
+
+
+def test_pseudo_labels_of_tracks_are_those_of_most_of_a_clip(dataset):
+    ids = [c.id for c in Catalog.load(dataset).clips]
+    labels, starts = {i: [2] for i in ids[1:]}, {i: [0.0] for i in ids[1:]}
+    labels[ids[1]], starts[ids[1]] = [0, 1, 0, 1], [0.0, 0.64, 1.28, 1.92]  # as much of each: the first
+    labels[ids[2]], starts[ids[2]] = [0, 1, 2], [0.0, 0.5, 2.5]  # 0.5 s, 2 s, and 1.25 s in the mean
+    labels[ids[3]], starts[ids[3]] = [1, 2, 2], [0.0, 1.0, 2.0]
+    cluster_column(dataset, labels, starts)
+    data = Tracks(root=str(dataset), frames=8, points=5, pseudo="pseudo.k3")
+    data.check()
+    assert data.class_names == ("cluster 0", "cluster 1", "cluster 2") and "pseudo.k3" in data.fingerprint
+    assert data.labels[:5].tolist() == [-1, 0, 1, 2, 2]
+    assert 0 not in data.rows("train") and data.read(np.array([1, 2]), train=True)["label"].tolist() == [0, 1]
+
+
+def test_a_pseudo_label_that_is_no_class_is_refused_at_start(dataset):
+    ids = [c.id for c in Catalog.load(dataset).clips]
+    cluster_column(dataset, {i: [7] for i in ids}, {i: [0.0] for i in ids})
+    with pytest.raises(ValueError, match="pseudo.k3'.*'clip-0000' has label 7, but the column names 3 classes"):
+        Tracks(root=str(dataset), frames=8, points=5, pseudo="pseudo.k3").check()
+    with pytest.raises(ValueError, match="`mtjax cluster` makes columns of pseudo labels"):
+        Tracks(root=str(dataset), frames=8, points=5, pseudo="tracks").check()

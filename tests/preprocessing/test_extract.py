@@ -17,7 +17,7 @@ from mtjax import records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 from preprocessing import extract
-from preprocessing.extraction import column_run
+from preprocessing.extraction import column_run, kinds
 from preprocessing.extraction.shards import Decoding, Failure, extract_shard
 from preprocessing.extractors import tracks
 from preprocessing.videos.video_file import VideoError, locate
@@ -249,17 +249,21 @@ def test_batches_are_halved_down_to_the_clip_at_fault(moving):
 def test_one_video_is_tracked_as_in_a_dataset(moving):
     assert run(moving) == 0
     column = columns.Column(moving, "tracks.lk")
-    options = {"frames": 4, "points": 5, "sampling": "grid"}
     assert run(moving, "--sampling=grid", "--name=tracks.grid") == 0
-    values, frames = tracks.track_video(moving / "videos" / "clip9.mp4", **options)
-    assert frames.shape == (4, 48, 64, 3) and frames.dtype == np.uint8
     stored = columns.Column(moving, "tracks.grid")
+    made, asked = stored.spec.parameters, {"frames": 4, "points": 5}
+    values, frames = kinds.extract_video("tracks", moving / "videos" / "clip9.mp4", made, asked)
+    assert frames.shape == (4, 48, 64, 3) and frames.dtype == np.uint8
     [record] = stored.read(stored.rows(["clip9"]).tolist())
     assert set(values) == set(record) == set(column.spec.schema)
     for field, value in record.items():
         np.testing.assert_array_equal(values[field], value)
     with pytest.raises(VideoError, match="open"):
-        tracks.track_video(moving / "none.mp4")
+        kinds.extract_video("tracks", moving / "none.mp4", {}, {})
+    with pytest.raises(ValueError, match="`preprocessing.extract tracks` has no --fps"):
+        kinds.extract_video("tracks", moving / "videos" / "clip9.mp4", {}, {"fps": 3})
+    with pytest.raises(ValueError, match="no kind of column 'depth': there are flow, frames, pose, tracks"):
+        kinds.named("depth")
 
 
 def test_partial_videos_are_marked(moving):

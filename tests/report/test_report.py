@@ -20,7 +20,7 @@ from mtjax.modalities.skeletons import COCO_17
 from mtjax.records import Feature
 from mtjax.report import __main__ as report
 from mtjax.report import attention as report_attention
-from mtjax.report import comparison, features, paper_tables
+from mtjax.report import comparison, features, paper_tables, pictures
 from mtjax.report.groups import group_runs
 from mtjax.run.results import Result
 
@@ -282,8 +282,8 @@ def test_examples_are_one_a_class_by_turns_wrong_and_right_and_confident():
 
 
 def test_frames_are_evenly_spaced_and_speed_is_the_joints():
-    assert report_attention.evenly(8, 4) == [1, 3, 5, 7] and report_attention.evenly(3, 8) == [0, 1, 2]
-    assert report_attention.evenly(9, 2) == [2, 6] and report_attention.evenly(1, 8) == [0]
+    assert pictures.evenly(8, 4) == [1, 3, 5, 7] and pictures.evenly(3, 8) == [0, 1, 2]
+    assert pictures.evenly(9, 2) == [2, 6] and pictures.evenly(1, 8) == [0]
     pose = np.zeros((5, 17, 3), np.float32)
     pose[..., 2] = 1
     pose[:, 5, :2], pose[:, 6, :2] = (0, 0), (10, 0)  # shoulders

@@ -183,8 +183,8 @@ def test_what_cannot_be_shown_is_said(tmp_path):
             r"--clusters: 'pseudo.b' is no finished column of `mtjax cluster .*'pseudo.a'",
         ),
         (["pseudo.a", "frames"], "frames", "--clusters: 'frames' is no finished column of"),
-        (["pseudo.a"], "pictures", "--clusters: .* has no column 'pictures' of JPEG images; .*--clusters_frames"),
-        (["pseudo.a"], "pseudo.a", "--clusters: .* has no column 'pseudo.a' of JPEG images"),
+        (["pseudo.a"], "pictures", "--clusters: .* has no images in a column 'pictures'; .*--clusters_frames"),
+        (["pseudo.a"], "pseudo.a", "--clusters: .* has no images in a column 'pseudo.a'"),
     ):
         with pytest.raises(ConfigError, match=message):
             clusters.sections([run], names, frames)
@@ -193,13 +193,13 @@ def test_what_cannot_be_shown_is_said(tmp_path):
         {"train-000": {"frames": [b"no image"]}, "train-001": {"frames": []}},
     )
     column_writer.write_column(root, Spec("broken", schema, 1, "tests"), broken)
-    broken_pictures = clusters.Pictures(Catalog.load(root), "broken")
+    broken_pictures = clusters.Pictures(root, ("broken",))
     for clip, message in (
-        (0, "clip 'train-000', 'frames': an image of 8 bytes"),
-        (1, "clip 'train-001', .*: no image"),
+        ("train-000", "clip 'train-000', 'frames': an image of 8 bytes"),
+        ("train-001", "clip 'train-001', .*: no image"),
     ):
         with pytest.raises(CorruptRecord, match=message):
-            broken_pictures.read(clip, 0.0, np.inf)
+            broken_pictures.chosen(clip, lambda times: [0])
     column_writer.write_column(root, Spec("elsewhere", schema, 1, "tests"), {"other": {"frames": pictures(0)}})
     with pytest.raises(ConfigError, match="no video of 'pseudo.a' has a record in 'elsewhere'"):
         clusters.sections([run], ["pseudo.a"], "elsewhere")

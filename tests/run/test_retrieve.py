@@ -15,6 +15,7 @@ from mtjax import predict, records, retrieve
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.columns import Column
 from mtjax.lookup import ConfigError
+from mtjax.modalities import images
 from mtjax.models import r2plus1d
 from mtjax.models.video_network import ConvNorm, VideoNetwork
 from mtjax.report import __main__ as report
@@ -337,10 +338,10 @@ def test_the_report_shows_what_clips_found(found, workdir, root, monkeypatch, tm
 def test_the_picture_is_the_one_nearest_in_time(root):
     pictures = retrieval.Pictures(root, ("absent", "frames"))
     record = pictures.column.read(pictures.column.rows(["test-000"]))[0]
-    shown = [pictures.at("test-000", time_s) for time_s in (-1.0, 0.34, 0.36, 9.0)]
-    expected = [retrieval.images.decode(record["frames"][i], "RGB", at_least=(1, 1)) for i in (0, 3, 4, 8)]
+    shown = [pictures.nearest("test-000", time_s) for time_s in (-1.0, 0.34, 0.36, 9.0)]
+    expected = [images.decode(record["frames"][i], "RGB", at_least=(1, 1)) for i in (0, 3, 4, 8)]
     np.testing.assert_array_equal(shown, expected)
-    assert pictures.at(GONE, 0.0) is None
+    assert pictures.nearest(GONE, 0.0) is None
     with pytest.raises(ConfigError, match="no images in a column 'pseudo.k2' or 'absent'"):
         retrieval.Pictures(root, ("pseudo.k2", "absent"))
 
