@@ -13,13 +13,11 @@ from typing import Any
 
 from mtjax.command import arguments, shell
 from mtjax.command.errors import InputError
-from mtjax.compute.step import State
 from mtjax.data import columns
 from mtjax.raw_video import overlay
 from mtjax.raw_video.predict import predict
-from mtjax.run.evaluation import load
-from mtjax.run.experiment import Experiment, load_without_data
-from mtjax.run.plain_config import from_json
+from mtjax.run.experiment import OpenRun, open_run
+from mtjax.run.plain_config import read_config
 from mtjax.run.prediction_column import write_column
 
 
@@ -59,8 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     if bool(args.videos) == bool(args.column):
         parser.error("give either VIDEO files or --column=NAME")
     if args.column:
-        changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
-        loaded = _load(args.workdir, args.step, changed, args.batch)
+        loaded = _open_for_column(args)
         splits = [s for s in args.splits.split(",") if s]
         index = write_column(
             *loaded, args.column, splits, args.fields.split(","), copies=args.copies, each_clip=bool(args.dense)
@@ -73,17 +70,16 @@ def main(argv: list[str] | None = None) -> int:
     return _predict_videos(args)
 
 
-def _load(workdir: Path, step: str, changed: dict[str, Any], batch: int) -> tuple[Experiment, State, dict[str, Any]]:
+def _open_for_column(args: argparse.Namespace) -> OpenRun:
     """The run on its own dataset, with the splits that it made of it; or on another one, with that one's."""
-    path = workdir / "config.json"
-    own = from_json(path.read_text())["data"]["root"] if path.is_file() else ""
-    if "root" in changed and Path(changed["root"]).resolve() != Path(own).resolve():
-        return load_without_data(workdir, step, data=changed, batch=batch)
-    return load(workdir, step=step, overrides=changed, batch=batch)
+    changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
+    own = Path(read_config(args.workdir)["data"]["root"]).resolve()
+    scored = Path(changed.get("root", own)).resolve() == own
+    return open_run(args.workdir, args.step, data=changed, scored=scored, batch=args.batch)
 
 
 def _predict_videos(args: argparse.Namespace) -> int:
-    loaded = load_without_data(args.workdir, args.step)
+    loaded = open_run(args.workdir, args.step)
     out = args.out or args.workdir / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     failures = 0
