@@ -13,7 +13,8 @@ from mtjax.command import arguments, shell
 from mtjax.compute import distributed
 from mtjax.lookup import ConfigError
 from mtjax.run import checkpoint
-from mtjax.run.evaluation import check_overlap, load, run_eval, save_rows
+from mtjax.run.evaluation import check_overlap, run_eval, save_rows
+from mtjax.run.experiment import open_run
 
 
 @shell.command("evaluate")
@@ -31,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.distributed:
         distributed.initialize()
-    experiment, state, meta = load(args.workdir, step=args.step, overrides={"root": args.root} if args.root else None)
+    experiment, state, meta = open_run(
+        args.workdir, args.step, data={"root": args.root} if args.root else None, scored=True
+    )
     results: dict[str, float] = {}
     unwritable: OSError | None = None
     for name in args.evals.split(",") if args.evals else experiment.evaluators:

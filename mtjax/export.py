@@ -22,7 +22,7 @@ from mtjax.command import arguments, shell
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
 from mtjax.data.origin import config_hash
-from mtjax.run.experiment import Experiment, load_without_data
+from mtjax.run.experiment import Experiment, open_run
 from mtjax.types import Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = parser.parse_args(argv)
     out = args.out or args.workdir / "model.jaxexport"
-    experiment, state, meta = load_without_data(args.workdir, args.step)
+    experiment, state, meta = open_run(args.workdir, args.step)
     exported = export(experiment, state, args.platforms.split(","))
     facts = describe(experiment, meta, exported)
     out.write_bytes(exported.serialize())

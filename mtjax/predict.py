@@ -8,18 +8,16 @@ mtjax predict WORKDIR --root=DATASET --column=mplg.embedding --dense=16        #
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mtjax.command import arguments, shell
 from mtjax.command.errors import InputError
-from mtjax.compute.step import State
 from mtjax.data import columns
 from mtjax.raw_video import overlay
 from mtjax.raw_video import predict as raw_video
-from mtjax.run.evaluation import load
-from mtjax.run.experiment import Experiment, load_without_data
-from mtjax.run.plain_config import from_json
+from mtjax.run.experiment import OpenRun, open_run
+from mtjax.run.plain_config import read_config
 from mtjax.run.prediction_column import write_column
 
 
@@ -62,8 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if bool(args.videos) == bool(args.column):
         parser.error("give either VIDEO files or --column=NAME")
     if args.column:
-        changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
-        loaded = _load(args.workdir, args.step, changed, args.batch)
+        loaded = _open_for_column(args)
         splits = [s for s in args.splits.split(",") if s]
         index = write_column(
             *loaded, args.column, splits, args.fields.split(","), copies=args.copies, each_clip=bool(args.dense)
@@ -76,18 +73,18 @@ def main(argv: list[str] | None = None) -> int:
     return _predict_videos(args)
 
 
-def _load(workdir: Path, step: str, changed: dict[str, Any], batch: int) -> tuple[Experiment, State, dict[str, Any]]:
+def _open_for_column(args: argparse.Namespace) -> OpenRun:
     """The run on its own dataset, with the splits that it made of it; or on another one, with that one's."""
-    path = workdir / "config.json"
-    own = from_json(path.read_text())["data"]["root"] if path.is_file() else ""
-    if "root" in changed and Path(changed["root"]).resolve() != Path(own).resolve():
-        return load_without_data(workdir, step, data=changed, batch=batch)
-    return load(workdir, step=step, overrides=changed, batch=batch)
+    changed = {k: getattr(args, k) for k in ("root", "cache", "dense") if getattr(args, k)}
+    own = Path(read_config(args.workdir)["data"]["root"]).resolve()
+    scored = Path(changed.get("root", own)).resolve() == own
+    return open_run(args.workdir, args.step, data=changed, scored=scored, batch=args.batch)
 
 
 def _predict_videos(args: argparse.Namespace) -> int:
     predictor = raw_video.load(args.workdir, args.step, features_from=args.features_from)
     out = args.out or args.workdir / "predictions"
+    _refuse_overwriting(args.videos, out)
     out.mkdir(parents=True, exist_ok=True)
     failures = 0
     given = ("backend", "checkpoint", "detector_checkpoint", "pose_checkpoint", "device")
@@ -106,6 +103,20 @@ def _predict_videos(args: argparse.Namespace) -> int:
         (out / f"{video.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps(result), flush=True)
     return 3 if failures else 0
+
+
+def _refuse_overwriting(videos: Sequence[Path], out: Path) -> None:
+    """Raises InputError when what is written would take the place of a video, or of what another video gives."""
+    stems: dict[str, Path] = {}
+    inputs = {video.resolve() for video in videos}
+    for video in videos:
+        if (other := stems.setdefault(video.stem, video)) != video:
+            raise InputError(
+                f"{other} and {video} would both be written as {out / video.stem}.json; predict them apart"
+            )
+        for ending in (".json", ".mp4", ".png"):
+            if (out / f"{video.stem}{ending}").resolve() in inputs:
+                raise InputError(f"{out / (video.stem + ending)} would overwrite a video; give another --out=FOLDER")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class Train(Step):
         workdir = Path(self.workdir)
         if not (begun := freshness.begun_of(workdir)):
             return State(TO_DO)
-        there = plain_config.from_json((workdir / "config.json").read_text())
+        there = plain_config.read_config(workdir)
         now = plain_config.from_json(json.dumps(self.values))
         if changed := plain_config.refused_on_resume(there, now):
             path, (before, after) = next(iter(changed.items()))

@@ -14,7 +14,7 @@ from mtjax.compute.step import State
 from mtjax.data.recipes import Prediction, Recipe
 from mtjax.lookup import ConfigError
 from mtjax.run import preprocessing_door
-from mtjax.run.experiment import Experiment, load_without_data
+from mtjax.run.experiment import Experiment, open_run
 from mtjax.types import Batch, Rows, Salient
 
 
@@ -37,7 +37,7 @@ class Predictor:
     """A trained run that predicts raw videos.
 
     Attributes:
-      experiment, state, meta: see `load_without_data`. recipe: of the run's modality.
+      experiment, state, meta: see `open_run`. recipe: of the run's modality.
       source: the run that gives its features, if it reads another run's.
     """
 
@@ -73,17 +73,28 @@ class Predictor:
         arrays = sharding.to_global({k: v[local] for k, v in host.items()}, local, batch, self.experiment.mesh)
         return jax.device_get(program.predict_step(self.state, arrays)), arrays
 
-    def predict(self, video: Path, *, top: int = 5, **flags: Any) -> dict[str, Any]:
-        """Extracts and predicts one video.
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.meta["class_names"])
+
+    def predict(self, video: str | Path | Mapping[str, np.ndarray], *, top: int = 5, **flags: Any) -> dict[str, Any]:
+        """Extracts and predicts one video, or predicts the arrays of one clip.
+
+        Args:
+          video: a file, or what an extraction would give: field of the run's column → array, e.g. {"tracks": float [t n 3]}.
+          top: how many classes. flags: of the extraction, in place of those of the training column.
 
         Returns:
           JSON values (`predictions`: label and probability, most probable first; of a regression `prediction`); for tracks also
           `frames` uint8 [t h w 3], `tracks` [t n 3] in units of the image and `saliency` [n] in [0, 1], which an overlay draws.
         """
-        shown = self.show(video, flags)
+        if isinstance(video, Mapping):
+            shown, result = Shown(video, np.zeros((0, 0, 0, 3), np.uint8), float("nan"), float("nan")), {}
+        else:
+            shown = self.show(Path(video), flags)
+            result = {"video": str(video), "fps": shown.fps, "seconds": shown.seconds}
         rows, arrays = self.rows(shown)
-        result: dict[str, Any] = {"video": str(video), "fps": shown.fps, "seconds": shown.seconds}
-        field = "" if isinstance(self.recipe, Prediction) else self.recipe.overlay
+        field = "" if isinstance(self.recipe, Prediction) or isinstance(video, Mapping) else self.recipe.overlay
         drawn = {"frames": shown.frames, "tracks": np.asarray(shown.record[field])} if field else {}
         if "probs" not in rows:
             return result | drawn | {"prediction": rows["prediction"][0].tolist()}
@@ -96,7 +107,7 @@ class Predictor:
         if not drawn or not isinstance(task, Salient):
             return result | drawn
         prepared = self.experiment.data.prepare(arrays, train=False)
-        label = np.full(self.experiment.train.batch, best[0], np.int32)
+        label = jax.numpy.full(self.experiment.train.batch, best[0], "int32")
         saliency = jax.device_get(task.saliency(program.predictor(self.state), prepared, label))[0]
         return result | drawn | {"salient_points": int((saliency > 0.5).sum()), "saliency": saliency}
 
@@ -105,13 +116,13 @@ def load(workdir: Path, step: str = "selected", *, features_from: str = "") -> P
     """A run that predicts raw videos; its dataset need not be there.
 
     Args:
-      step: see `load_without_data`. features_from: workdir of the run whose features it reads; "" for the one that its column
+      step: see `open_run`. features_from: workdir of the run whose features it reads; "" for the one that its column
         named in training.
 
     Raises:
       ConfigError: the run reads what a video cannot give, or its features are of another run. checkpoint.NoGoodCheckpoint.
     """
-    experiment, state, meta = load_without_data(workdir, step)
+    experiment, state, meta = open_run(workdir, step)
     recipe = experiment.data.raw_video(meta["columns"])
     if not isinstance(recipe, Prediction):
         if features_from:

@@ -198,6 +198,23 @@ class Checkpoints:
         rated = [(-sign * score, s) for s, score in scores.items() if score is not None]
         return min(rated)[1] if rated else None
 
+    def number_of(self, step: str, *, best: bool) -> tuple[int, bool]:
+        """The step that "selected" (the best one if `best`, else the latest), "latest" or a number means, and whether it is this
+        one alone: an older one does as well where the latest is damaged.
+
+        Raises:
+          InputError: none of these. NoGoodCheckpoint: there is no such step.
+        """
+        steps, chosen = self.steps(), self.best_step() if best and step == "selected" else None
+        if step not in ("selected", "latest") and not step.isdigit():
+            raise InputError(f"step {step!r}: must be 'selected', 'latest' or a number")
+        exact = step.isdigit() or chosen is not None
+        number = int(step) if step.isdigit() else max(steps, default=-1) if chosen is None else chosen
+        if number not in steps:
+            there = f"no step {step}; there are {steps}" if steps else "no checkpoint yet"
+            raise NoGoodCheckpoint(f"{self.directory}: {there}")
+        return number, exact
+
     def _metric(self, step: int) -> float | None:
         metrics = self._manager.metrics(step)
         return metrics["metric"] if metrics else None

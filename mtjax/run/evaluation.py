@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +12,7 @@ from mtjax.compute.step import Asked, State
 from mtjax.data import selection
 from mtjax.data.batches import evaluation_batches
 from mtjax.lookup import ConfigError
-from mtjax.run import checkpoint
-from mtjax.run.experiment import Experiment, checkpoints_of
-from mtjax.run.plain_config import from_json
+from mtjax.run.experiment import Experiment
 from mtjax.types import Rows
 
 ROWS = "rows"  # WORKDIR/rows/<eval>.npz: what the report draws from
@@ -102,39 +99,3 @@ def check_overlap(experiment: Experiment, train_ids: list[str], split: str, allo
             f"clips that were: {shared[:5]} …; --allow_overlap scores them all the same"
         )
     return len(shared)
-
-
-def load(
-    workdir: str | Path, *, step: str = "selected", overrides: dict[str, Any] | None = None, batch: int = 0
-) -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta and `workdir`) of a trained workdir.
-
-    Args:
-      step: "selected" (the best by `train.select`, else the latest), "latest", or a number.
-      overrides: of the `data` section, e.g. another root. batch: clips at once; 0 for the run's.
-
-    Raises:
-      ConfigError, checkpoint.NoGoodCheckpoint.
-    """
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
-    config = from_json(path.read_text())
-    config["data"] = config["data"] | (overrides or {})
-    if batch:
-        config["train"] = config["train"] | {"batch": batch, "accumulate": 1}
-    experiment = Experiment(config)
-    checkpoints = checkpoints_of(Path(workdir), experiment.train, read_only=True)
-    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
-    if step == "selected":
-        step = str(checkpoints.best_step() or "latest") if experiment.train.select else "latest"
-    found = checkpoints.restore_latest(template) if step == "latest" else checkpoints.restore(int(step), template)
-    checkpoints.close()
-    if found is None:
-        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no checkpoint yet")
-    names = list(experiment.data.class_names)
-    if found[1]["class_names"] != names:
-        raise ConfigError(
-            f"{workdir} was trained on classes {found[1]['class_names'][:5]} …, the dataset has {names[:5]} …"
-        )
-    return experiment, found[0], found[1] | {"workdir": str(workdir)}

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from mtjax.data.order import Order
 from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
 from mtjax.run import checkpoint
-from mtjax.run.plain_config import from_json
+from mtjax.run.plain_config import read_config
 from mtjax.types import Evaluator, Task, Teacher
 
 # Of a `data` section: how it reads a dataset. What else all modalities share is about which clips and labels training uses.
@@ -147,7 +147,7 @@ class Experiment:
         """A task that names a teacher's workdir gets the teacher."""
         if not section.get("teacher"):
             return section
-        experiment, state, meta = load_without_data(Path(section["teacher"]))
+        experiment, state, meta = open_run(section["teacher"])
         predict, names = experiment.task.predict, tuple(meta["class_names"])
         return dict(section) | {"teacher": Teacher(experiment.program.make, weights_to_host(state), predict, names)}
 
@@ -223,22 +223,15 @@ def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) ->
     return checkpoint.Checkpoints(where, keep=section.keep, best_mode=section.select_mode, read_only=read_only)
 
 
-def selected_checkpoint(workdir: Path, step: str = "selected") -> tuple[checkpoint.Checkpoints, int]:
-    """The checkpoints of a run, to be closed, and the step that "selected", "latest" or a number means.
+def selected_checkpoint(workdir: Path, step: str = "selected") -> tuple[checkpoint.Checkpoints, int, bool]:
+    """The checkpoints of a run, to be closed, and what `Checkpoints.number_of` says of the step.
 
     Raises:
       ConfigError: there is no run. checkpoint.NoGoodCheckpoint: there is no such step.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{workdir}: no config.json; is this the --workdir of a training run?")
-    section = Train(**from_json(path.read_text())["train"])
+    section = _construct(Train, read_config(workdir)["train"], "train")
     checkpoints = checkpoints_of(workdir, section, read_only=True)
-    best = checkpoints.best_step() if section.select and step == "selected" else None
-    number = int(step) if step.isdigit() else best or max(checkpoints.steps(), default=-1)
-    if number not in checkpoints.steps():
-        raise checkpoint.NoGoodCheckpoint(f"{workdir}: no step {step}; there are {checkpoints.steps()}")
-    return checkpoints, number
+    return checkpoints, *checkpoints.number_of(step, best=bool(section.select))
 
 
 def whole(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,32 +242,63 @@ def whole(section: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in shown.items() if k not in chosen}
 
 
-def load_without_data(
-    workdir: Path, step: str = "selected", *, data: Mapping[str, Any] | None = None, batch: int = 0
-) -> tuple[Experiment, State, dict[str, Any]]:
-    """(experiment, state, checkpoint meta and `workdir`) for prediction without labels: the dataset need not be on this machine.
+class OpenRun(NamedTuple):
+    """A trained run, ready to predict; `meta` is what its checkpoint says of itself (`step`, `class_names` …), and `workdir`."""
+
+    experiment: Experiment
+    state: State
+    meta: dict[str, Any]
+
+
+def open_run(
+    workdir: str | Path, step: str = "selected", *, data: Mapping | None = None, scored: bool = False, batch: int = 0
+) -> OpenRun:
+    """Opens a trained workdir.
 
     Args:
-      data: to predict a dataset, maybe another one: changes of the run's `data` section, which then is `whole`, e.g. the root.
-        None for raw videos.
-      batch: clips at once; 0 for the run's, of raw videos one a device.
+      step: "selected" (the best by `train.select`, else the latest), "latest", or a number.
+      data: changes of the run's `data` section, e.g. `root`. None needs no dataset: for raw videos, weights, export.
+      scored: take the run's own dataset, with the splits and labels that it made of it; else `data` may lead to any dataset,
+        which is read `whole`.
+      batch: clips at once; 0 for the run's, without a dataset one a device.
 
     Raises:
-      ConfigError, checkpoint.NoGoodCheckpoint; what `Data.check` raises of `data`.
+      ConfigError: no run, or a dataset that is not here or has other classes. checkpoint.NoGoodCheckpoint. What `Data.check`
+        raises.
     """
-    checkpoints, number = selected_checkpoint(workdir, step)
-    config = from_json((workdir / "config.json").read_text())
-    config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
-    if data is None:
-        # Of joined modalities a video shows the student's; what is missing in a dataset does not matter.
-        config["data"], batch = whole(config["data"]) | {"cache": "none"}, batch or jax.device_count()
-    else:
-        config["data"] = whole(config["data"]) | dict(data)
-    config["train"] = config["train"] | {"batch": batch or config["train"]["batch"], "accumulate": 1}
-    experiment = Experiment(config, fake=True)
-    if data is not None:
-        experiment.data.check()
-    template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
-    state, meta = checkpoints.restore(number, template)
-    checkpoints.close()
-    return experiment, state, meta | {"workdir": str(workdir)}
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    checkpoints, number, exact = selected_checkpoint(workdir, step)
+    try:
+        if scored:
+            config["data"] = config["data"] | dict(data or {})
+        else:
+            config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
+            # Of joined modalities a video shows the student's; what is missing in a dataset does not matter.
+            config["data"] = whole(config["data"]) | ({"cache": "none"} if data is None else dict(data))
+        if data is not None or scored:
+            _refuse_moved(workdir, config["data"])
+        else:
+            batch = batch or jax.device_count()
+        if batch:
+            config["train"] = config["train"] | {"batch": batch, "accumulate": 1}
+        experiment = Experiment(config, fake=not scored)
+        if data is not None and not scored:
+            experiment.data.check()
+        template = checkpoint.template_of(experiment.program.shapes, experiment.program.shardings)
+        found = checkpoints.restore(number, template) if exact else checkpoints.restore_latest(template)
+    finally:
+        checkpoints.close()
+    meta = found[1]
+    if scored and list(meta["class_names"]) != (names := list(experiment.data.class_names)):
+        raise ConfigError(
+            f"{workdir} was trained on classes {meta['class_names'][:5]} …, the dataset has {names[:5]} …"
+        )
+    return OpenRun(experiment, found[0], meta | {"workdir": str(workdir)})
+
+
+def _refuse_moved(workdir: Path, section: Mapping[str, Any]) -> None:
+    """Raises ConfigError when the dataset of a run is not on this machine."""
+    root = Path(section["root"])
+    if not section.get("generate") and not (root / "dataset.json").is_file():
+        raise ConfigError(f"{workdir}: its dataset {root} is not here ({root.resolve()}); --root=DIR says where it is")

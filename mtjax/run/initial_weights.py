@@ -12,7 +12,7 @@ from mtjax import convert
 from mtjax.compute.step import weights_to_host
 from mtjax.convert import positions
 from mtjax.lookup import ConfigError
-from mtjax.run.experiment import Experiment, load_without_data
+from mtjax.run.experiment import Experiment, open_run
 from mtjax.types import Params, Weighted
 
 BACKBONE = "backbone/"
@@ -27,7 +27,7 @@ def weights_of(source: str) -> Params:
         if any(name.startswith(BACKBONE) for name in arrays):
             return arrays
         return {f"{BACKBONE}{name}": array for name, array in arrays.items()}
-    return weights_to_host(load_without_data(folder)[1])
+    return weights_to_host(open_run(folder).state)
 
 
 def weights_for(source: str, ours: Mapping[str, Any], *, skip: Sequence[str] = (), new: Sequence[str] = ()) -> Params:

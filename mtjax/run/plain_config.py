@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mtjax.lookup import ConfigError
+
+CONFIG = "config.json"  # in a workdir: what was trained
 # Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
 FREE_ON_RESUME = (
     "data.root", "data.generate", "data.cache", "data.workers", "mesh", "train.log_every", "train.save_every",
@@ -27,6 +31,21 @@ def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 def from_json(text: str) -> dict[str, Any]:
     return plain(json.loads(text))
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The plain config of a run.
+
+    Raises:
+      ConfigError: there is none, or it is damaged.
+    """
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: no {CONFIG}; is this the --workdir of a training run?")
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"{path}: not JSON any more ({e}); put a good copy back") from None
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -15,7 +15,7 @@ from mtjax import convert
 from mtjax.data.origin import COLUMNS, HASHES, SEAL, config_hash, derived, digest_of, unnumbered
 from mtjax.data.pipeline import Data
 from mtjax.run.experiment import Experiment, selected_checkpoint
-from mtjax.run.plain_config import FREE_ON_RESUME, from_json
+from mtjax.run.plain_config import FREE_ON_RESUME, read_config
 
 LABELS = ("fraction", "k_shot", "shots")  # in the data section: how many labels are used
 LENGTH = ("steps", "epochs")  # in the train section: fewer clips may need more passes
@@ -90,10 +90,10 @@ def of_weights(source: Path) -> dict[str, Any]:
     """`HASHES` and `weights`, of a workdir's selected checkpoint or of a folder that `mtjax.convert` wrote."""
     if (source / convert.WEIGHTS).is_file():
         return dict.fromkeys((*HASHES, "weights"), digest_of(source / convert.WEIGHTS))
-    checkpoints, step = selected_checkpoint(source)
+    checkpoints, step, _ = selected_checkpoint(source)
     meta = checkpoints.read_meta(step)
     checkpoints.close()
-    shared = without_seed(from_json((source / "config.json").read_text()))
+    shared = without_seed(read_config(source))
     before = {
         "config": config_hash(shared),
         "recipe": config_hash(without_labels(shared)),

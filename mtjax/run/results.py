@@ -8,7 +8,7 @@ from typing import Any
 from mtjax.data.catalog import Catalog
 from mtjax.lookup import ConfigError
 from mtjax.run.metrics_log import METRICS, read_metrics
-from mtjax.run.plain_config import from_json
+from mtjax.run.plain_config import read_config
 
 RETRIEVAL = "retrieval"  # in results.json: what `mtjax.retrieve` says of its scores, by their name
 
@@ -27,7 +27,7 @@ class Result:
         """Raises ConfigError when the run has not finished."""
         if not (workdir / "results.json").is_file():
             raise ConfigError(f"{workdir}: no results.json; the run has not finished (run its training command again)")
-        config = from_json((workdir / "config.json").read_text())
+        config = read_config(workdir)
         return cls(workdir, config, json.loads((workdir / "results.json").read_text()), read_metrics(workdir / METRICS))
 
     @property

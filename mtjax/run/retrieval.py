@@ -111,7 +111,7 @@ def retrieve(
       name: of these scores, as evals have one.
       gallery: split; "" for "train", with `relevant` "video" the queries' own.
       views: evenly spaced clips of each video; or dense: clips that begin so many items apart instead.
-      batch, step: see `experiment.load_without_data`.
+      batch, step: see `experiment.open_run`.
 
     Raises:
       ConfigError, CatalogError, ColumnError, checkpoint.NoGoodCheckpoint, column_writer.Busy.
@@ -121,7 +121,7 @@ def retrieve(
     _check(run, name, queries, gallery, relevant, at)
     seen = {"views": 1, "dense": dense} if dense else {"views": views, "dense": 0}
     changed = {"root": root or run.config["data"]["root"]} | seen
-    exp, state, meta = experiment.load_without_data(workdir, step, data=changed, batch=batch)
+    exp, state, meta = experiment.open_run(workdir, step, data=changed, batch=batch)
     catalog = exp.data.catalog
     rows = rows_of(catalog, queries, gallery, relevant)
     if relevant == LABEL:

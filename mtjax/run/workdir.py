@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import zlib
 from pathlib import Path
@@ -33,10 +34,10 @@ class Run:
         self._data_may_change = data_may_change
         self._ids = [exp.data.catalog.clips[row].id for row in exp.data.training_clips()]
         self._packed_ids = checkpoint.pack_ids(sorted(set(self._ids)))
-        path = workdir / "config.json"
+        path = workdir / plain_config.CONFIG
         begun = path.is_file() and (workdir / "metrics.jsonl").is_file()  # else the launch failed before its first line
         if begun and not config_may_change:
-            changed = plain_config.refused_on_resume(plain_config.from_json(path.read_text()), exp.config)
+            changed = plain_config.refused_on_resume(plain_config.read_config(workdir), exp.config)
             if changed:
                 shown = "; ".join(f"{k}: was {a!r}, now {b!r}" for k, (a, b) in changed.items())
                 raise ConfigError(
@@ -49,7 +50,9 @@ class Run:
                 raise ConfigError(f"--workdir={workdir} cannot be made: {e.strerror}; choose another folder") from None
         self.checkpoints = checkpoints_of(workdir, exp.train)
         if jax.process_index() == 0:
-            write_atomically(path, json.dumps(exp.config, indent=1) + "\n")
+            here = {"root": os.path.abspath(exp.config["data"]["root"])}  # who opens it may stand in another folder
+            config = dict(exp.config) | {"data": dict(exp.config["data"]) | here}
+            write_atomically(path, json.dumps(config, indent=1) + "\n")
 
     @property
     def template(self) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_tracks_dataset, run_main, tiny_config, write_config
 
+import mtjax
 from mtjax.data import columns
 
 av = pytest.importorskip("av")
@@ -57,6 +58,24 @@ def test_raw_videos_become_json_and_overlays_and_a_bad_one_is_reported(workdir, 
     assert picture.shape[:2] == (480, 640)
     with av.open(str(tmp_path / "out" / "square moves.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 8  # the model's number of frames
+
+
+def test_an_overlay_never_takes_the_place_of_a_video(workdir, tmp_path):
+    video = write_video(tmp_path / "a.mp4")
+    before = video.read_bytes()
+    done = run_main("mtjax.predict", workdir, video, f"--out={tmp_path}")
+    assert done.returncode == 2 and "would overwrite a video" in done.stderr and video.read_bytes() == before
+    (tmp_path / "b").mkdir()
+    done = run_main("mtjax.predict", workdir, video, write_video(tmp_path / "b" / "a.mp4"), f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2 and "would both be written" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_loaded_run_is_asked_about_videos_and_arrays(workdir, tmp_path):
+    model = mtjax.load(workdir)
+    of_video = model.predict(write_video(tmp_path / "a.mp4"), top=2)
+    assert len(of_video["predictions"]) == 2 and of_video["fps"] == 10
+    of_tracks = model.predict({"tracks": of_video["tracks"]}, top=2)
+    assert of_tracks == {"predictions": of_video["predictions"]} and model.class_names[0] == "direction_0"
 
 
 def test_a_run_on_frames_predicts_raw_videos_from_frames(tmp_path):

@@ -134,14 +134,14 @@ def test_predict_writes_a_column_that_others_can_read(trained):
 
 
 def test_an_export_needs_only_jax_and_gives_what_evaluation_gave(trained):
-    from mtjax.run.evaluation import load
+    from mtjax.run.experiment import open_run
 
     workdir, _, _ = trained
     done = run_main("mtjax.export", workdir)
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads((workdir / "model.json").read_text())
     assert facts["inputs"]["tracks"]["shape"][0] == "b" and facts["outputs"]["probs"]["shape"] == ["b", 4]
-    exp, _, _ = load(workdir)
+    exp, _, _ = open_run(workdir, scored=True)
     rows = np.load(workdir / "rows" / "test.npz")
     inputs = {name: exp.data.read(rows["clip"][:5])[name] for name in facts["inputs"]}
     np.savez(workdir / "inputs.npz", **inputs)

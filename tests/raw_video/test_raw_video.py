@@ -15,7 +15,7 @@ from mtjax.modalities.flow import Flow
 from mtjax.modalities.joined import Joined
 from mtjax.modalities.pose import Pose
 from mtjax.raw_video import predict as raw_video
-from mtjax.run.experiment import load_without_data
+from mtjax.run.experiment import open_run
 from mtjax.run.prediction_column import write_column
 
 pytest.importorskip("av")
@@ -72,7 +72,7 @@ def trained(root: Path, workdir: Path, data: dict, model: dict) -> Path:
 
 def stored(root: Path, workdir: Path, name: str, field: str) -> np.ndarray:
     """What the run predicts of clip 3 in the dataset, and writes into a column."""
-    loaded = load_without_data(workdir, data={"root": str(root)})
+    loaded = open_run(workdir, data={"root": str(root)})
     write_column(*loaded, name, (), ("probs", "embedding"))
     column = columns.Column(root, name)
     return column.read(column.rows(["class_1/3"]))[0][field]

@@ -10,8 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from mtjax import lookup, records
 from mtjax.compute.step import Program
 from mtjax.data.columns import Column
-from mtjax.run.evaluation import load
-from mtjax.run.experiment import Experiment, Train
+from mtjax.run.experiment import Experiment, Train, open_run
 from mtjax.run.metrics_log import read_metrics
 from mtjax.run.scoring import improves, stalled
 
@@ -79,7 +78,7 @@ def test_lbfgs_finds_scikit_learns_logistic_regression(probes, probe_root, penal
         np.testing.assert_allclose(
             rows["probs"], reference.predict_proba(vectors_of(probe_root, "test", unit_norm)[0]), atol=1e-3
         )
-    experiment, state, _ = load(probes[penalty, unit_norm])
+    experiment, state, _ = open_run(probes[penalty, unit_norm], scored=True)
     kernel, bias = (np.asarray(state["params"][f"head/{n}"]) for n in ("kernel", "bias"))
     np.testing.assert_allclose(kernel, reference.coef_.T, atol=2e-3)
     np.testing.assert_allclose(bias - bias.mean(), reference.intercept_ - reference.intercept_.mean(), atol=5e-3)

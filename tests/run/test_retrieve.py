@@ -149,7 +149,7 @@ def test_a_run_on_pseudo_labels_describes_another_dataset(found, root, workdir):
     record = column.read(column.rows(["test-000"]))[0]
     assert record["embedding"].shape == (2, WIDTH)
     np.testing.assert_allclose(record["centre_s"], [0.1, 0.6], atol=1e-6)  # 9 frames, clips from 0 and 5
-    exp, state, _ = experiment.load_without_data(workdir, data={"root": str(root), "views": 2})
+    exp, state, _ = experiment.open_run(workdir, data={"root": str(root), "views": 2})
     batch = exp.data.prepare(exp.data.read(exp.data.catalog.rows_of(["test-000"])), train=False)
     network = exp.program.predictor(state).backbone
     features = np.asarray(network.stages(batch["frames"][0], train=False)["last"])
@@ -267,7 +267,7 @@ def test_mistakes_are_one_line(workdir, root, capsys, tmp_path):
     ):
         assert retrieve.main(arguments) == 2
         said = capsys.readouterr().err
-        assert said.startswith("mtjax: ") and message in said, said
+        assert said.startswith("mtjax retrieve: ") and message in said, said
     catalog = Catalog.load(root)
     with pytest.raises(ConfigError, match="splits 'train' and 'train' share 9 clips"):
         run_retrieval.rows_of(catalog, "train", "train", "label")

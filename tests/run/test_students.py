@@ -13,8 +13,8 @@ from mtjax import predict, records
 from mtjax.data.columns import Column
 from mtjax.models.frozen import Frozen
 from mtjax.run import initial_weights
-from mtjax.run.evaluation import load, predict_rows
-from mtjax.run.experiment import Experiment
+from mtjax.run.evaluation import predict_rows
+from mtjax.run.experiment import Experiment, open_run
 from mtjax.tasks.distill import Distill
 from mtjax.types import Teacher
 
@@ -250,8 +250,8 @@ def test_training_leaves_the_frozen_teacher_as_it_was(taught, tmp_path):
     train_here(config, tmp_path / "student")
     facts = json.loads((tmp_path / "student" / "results.json").read_text())
     assert facts["labelled"] == 6 and facts["clips"] == {"test": 8, "train": 16}
-    _, of_teacher, _ = load(workdir)
-    experiment, state, _ = load(tmp_path / "student")
+    _, of_teacher, _ = open_run(workdir, scored=True)
+    experiment, state, _ = open_run(tmp_path / "student", scored=True)
     assert set(state["params"]) == {f"{head}/{leaf}" for head in ("head", "weak_head") for leaf in ("kernel", "bias")}
     for name, value in of_teacher["params"].items():
         np.testing.assert_array_equal(state["rest"][f"teacher/{name}"], value, err_msg=name)
