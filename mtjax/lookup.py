@@ -31,6 +31,11 @@ def allow_code(modules: Iterable[str]) -> None:
     _allowed.update(m for m in modules if m)
 
 
+def is_allowed(module: str) -> bool:
+    """Whether `allow_code` named this module, or one that it lies in."""
+    return any(module == allowed or module.startswith(f"{allowed}.") for allowed in _allowed)
+
+
 def from_workdir(value: Any) -> Any:
     """A value of a config with every string in it marked as `FromWorkdir`."""
     if isinstance(value, Mapping):
@@ -51,9 +56,7 @@ def resolve(room: str, name: str) -> Any:
     if not module_name:
         raise ConfigError(f"{room}: name {name!r} needs the form 'file.Class'")
     module_name = RENAMED.get((room, module_name), module_name)
-    foreign = isinstance(name, FromWorkdir) and not any(
-        module_name == allowed or module_name.startswith(f"{allowed}.") for allowed in _allowed
-    )
+    foreign = isinstance(name, FromWorkdir) and not is_allowed(module_name)
     for path in (f"mtjax.{room}.{module_name}", module_name):
         if foreign and not path.startswith(f"mtjax.{room}."):
             continue

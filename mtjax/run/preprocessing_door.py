@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtjax.command.errors import Missing
+from mtjax.lookup import ConfigError, is_allowed
 
 
 def _room(module: str, extra: str) -> Any:
@@ -28,5 +29,14 @@ def extract_video(
     Args:
       kind: a file in `preprocessing/extractors/`, or an import path.
       parameters: of the column.json to extract like; {} for none. flags: of the command, which go before.
+
+    Raises:
+      ConfigError: a kind from outside, which a workdir named and nobody allowed.
     """
-    return _room("extraction.kinds", "video").extract_video(kind, path, parameters, flags)
+    kinds = _room("extraction.kinds", "video")
+    if kind not in kinds.found() and not is_allowed(kind):
+        raise ConfigError(
+            f"the training column was extracted by {kind!r}, which is not part of preprocessing/extractors and could run anything; "
+            f"if you trust this workdir and that module: --allow_code={kind}"
+        )
+    return kinds.extract_video(kind, path, parameters, flags)

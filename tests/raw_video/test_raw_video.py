@@ -15,6 +15,7 @@ from mtjax.modalities.flow import Flow
 from mtjax.modalities.joined import Joined
 from mtjax.modalities.pose import Pose
 from mtjax.raw_video import predict as raw_video
+from mtjax.run import preprocessing_door
 from mtjax.run.experiment import open_run
 from mtjax.run.prediction_column import write_column
 
@@ -95,12 +96,18 @@ def test_clips_of_rgb_and_flow_and_a_probe_on_their_features(one_device, root, t
     features = {"name": "features.Features", "column": f"{reads}.out", "train": "train"}
     probe = trained(root, tmp_path / "probe", features, {"name": "frozen.Frozen", "width": 4})
     expected = stored(root, probe, f"{reads}.probe", "probs")
-    found = raw_video.load(probe, features_from=str(run)).predict(video)
+    found = raw_video.load(probe).predict(video)  # the column says which run wrote it
     np.testing.assert_allclose(probs_of(found), expected, atol=1e-5)
+    moved = run.rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="run, whose run wrote column .* is not there"):
+        raw_video.load(probe)
+    np.testing.assert_array_equal(
+        probs_of(raw_video.load(probe, features_from=str(moved)).predict(video)), probs_of(found)
+    )
     with pytest.raises(ConfigError, match="nowhere, whose run wrote column .* is not there; --features_from"):
         raw_video.load(probe, features_from="nowhere")
     with pytest.raises(ConfigError, match="reads no features"):
-        raw_video.load(run, features_from=str(probe))
+        raw_video.load(moved, features_from=str(probe))
 
 
 def test_what_cannot_be_extracted_is_one_line():
@@ -124,3 +131,5 @@ def test_a_column_is_extracted_by_the_kind_that_made_it():
     made = {"producer": "preprocessing.extract my_lab.depth", "parameters": {"fps": 5.0}}
     recipe = Flow(root="gone").raw_video({"flow.dis": made})
     assert (recipe.kind, recipe.parameters) == ("my_lab.depth", {"fps": 5.0})
+    with pytest.raises(ConfigError, match="extracted by 'my_lab.depth', .* --allow_code=my_lab.depth"):
+        preprocessing_door.extract_video(recipe.kind, "video.mp4", recipe.parameters, {})
