@@ -114,7 +114,7 @@ def load(
       overrides: of the `data` section, e.g. another root. batch: clips at once; 0 for the run's.
 
     Raises:
-      ConfigError, checkpoint.NoGoodCheckpoint.
+      ConfigError, checkpoint.NoGoodCheckpoint: the workdir has no config or no such checkpoint.
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():

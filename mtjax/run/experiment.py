@@ -236,7 +236,7 @@ def load_without_data(
       batch: clips at once; 0 for the run's, of raw videos one a device.
 
     Raises:
-      ConfigError, checkpoint.NoGoodCheckpoint; what `Data.check` raises of `data`.
+      ConfigError, checkpoint.NoGoodCheckpoint: no config or no such checkpoint; and what `Data.check` raises of `data`.
     """
     path = workdir / "config.json"
     if not path.is_file():

@@ -108,7 +108,7 @@ def retrieve(
       batch, step: see `experiment.load_without_data`.
 
     Raises:
-      ConfigError, CatalogError, ColumnError, checkpoint.NoGoodCheckpoint, column_writer.Busy.
+      ConfigError, CatalogError, ColumnError, checkpoint.NoGoodCheckpoint, column_writer.Busy: by run, dataset or column.
     """
     run = Result.load(workdir)  # before anything is computed
     gallery = gallery or (queries if relevant == VIDEO else "train")
