@@ -65,7 +65,7 @@ COCO_17 = Skeleton(
     ),
 )  # fmt: skip
 
-# JHMDB's own order (its readme; datasets.md).
+# JHMDB's own order, as its readme has it.
 JHMDB_15 = Skeleton(
     joints=(
         "neck", "belly", "face", "right_shoulder", "left_shoulder", "right_hip", "left_hip", "right_elbow", "left_elbow",

@@ -114,7 +114,7 @@ def retrieve(
       batch, step: see `experiment.open_run`.
 
     Raises:
-      ConfigError, CatalogError, ColumnError, checkpoint.NoGoodCheckpoint, column_writer.Busy.
+      ConfigError, CatalogError, ColumnError, checkpoint.NoGoodCheckpoint, column_writer.Busy: by run, dataset or column.
     """
     run = Result.load(workdir)  # before anything is computed
     gallery = gallery or (queries if relevant == VIDEO else "train")
