@@ -266,6 +266,6 @@ def test_a_run_killed_after_its_last_iteration_or_within_a_write(tmp_path):
 
 def test_mistakes_are_one_line(root, capsys):
     assert cluster.main([str(root), "--features=nothing", "--column=pseudo.a", "--k=2"]) == 2
-    assert capsys.readouterr().err.startswith("mtjax: ")
+    assert capsys.readouterr().err.startswith("mtjax cluster: ")
     assert cluster.main([str(root), "--features=dense", "--column=pseudo.a", "--k=200"]) == 2
     assert "200 clusters need 1 to 44" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from conftest import make_tracks_dataset, run_main
 from PIL import Image
 
+from mtjax.command.errors import Missing
 from mtjax.data import catalog, columns
 from mtjax.data.catalog import Catalog
 from mtjax.data.column_writer import write_column
@@ -241,7 +242,7 @@ def test_feature_spaces_show_the_same_clips_and_their_accuracy(tmp_path, monkeyp
     with pytest.raises(ConfigError, match="3 labelled clips have a record .* at least 5"):
         features.chosen_clips(data, np.arange(3), both)
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'mtjax\[report\]'"):
+    with pytest.raises(Missing, match=r"pip install 'mtjax\[report\]'"):
         features.section(run, ["own.features"], "test")
 
 

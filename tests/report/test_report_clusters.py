@@ -223,7 +223,7 @@ def test_the_command(tmp_path):
     done = run_main("mtjax.report", workdir, "--clusters=frames")
     assert (
         done.returncode == 2
-        and done.stderr.startswith("mtjax: --clusters: 'frames'")
+        and done.stderr.startswith("mtjax report: --clusters: 'frames'")
         and "Traceback" not in done.stderr
     )
     assert not (workdir / "report.html").exists()
