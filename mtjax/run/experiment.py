@@ -22,7 +22,7 @@ from mtjax.data.order import Order
 from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
 from mtjax.run import checkpoint
-from mtjax.run.plain_config import read_config
+from mtjax.run.plain_config import read_config, refuse_moved
 from mtjax.types import Evaluator, Task, Teacher
 
 # Of a `data` section: how it reads a dataset. What else all modalities share is about which clips and labels training uses.
@@ -277,7 +277,7 @@ def open_run(
             # Of joined modalities a video shows the student's; what is missing in a dataset does not matter.
             config["data"] = whole(config["data"]) | ({"cache": "none"} if data is None else dict(data))
         if data is not None or scored:
-            _refuse_moved(workdir, config["data"])
+            refuse_moved(workdir, config["data"])
         else:
             batch = batch or jax.device_count()
         if batch:
@@ -295,10 +295,3 @@ def open_run(
             f"{workdir} was trained on classes {meta['class_names'][:5]} …, the dataset has {names[:5]} …"
         )
     return OpenRun(experiment, found[0], meta | {"workdir": str(workdir)})
-
-
-def _refuse_moved(workdir: Path, section: Mapping[str, Any]) -> None:
-    """Raises ConfigError when the dataset of a run is not on this machine."""
-    root = Path(section["root"])
-    if not section.get("generate") and not (root / "dataset.json").is_file():
-        raise ConfigError(f"{workdir}: its dataset {root} is not here ({root.resolve()}); --root=DIR says where it is")

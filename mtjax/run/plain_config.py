@@ -64,3 +64,10 @@ def refused_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict
     """The differences that would change what an exact resume computes."""
     free = tuple(f"{name}." for name in FREE_ON_RESUME)
     return {k: v for k, v in difference(before, now).items() if k not in FREE_ON_RESUME and not k.startswith(free)}
+
+
+def refuse_moved(workdir: Path, section: Mapping[str, Any]) -> None:
+    """Raises ConfigError when the dataset of a run is not on this machine."""
+    root = Path(section["root"])
+    if not section.get("generate") and not (root / "dataset.json").is_file():
+        raise ConfigError(f"{workdir}: its dataset {root} is not here ({root.resolve()}); --root=DIR says where it is")

@@ -126,7 +126,7 @@ def test_stages_of_motionfit_are_what_the_paper_says(stage):
     c = MOTIONFIT.get_config(f"{stage},hmdb51,2")
     clips = c.data.get("student", c.data)
     lookup.check_keywords(
-        lookup.resolve("modalities", c.data.name), {k: v for k, v in c.data.items() if k != "name"}, "data"
+        lookup.resolve("modalities", c.data.name), {k: v for k, v in plain(c.data).items() if k != "name"}, "data"
     )
     assert c.data.train == ("train" if stage.startswith("self") or stage == "mers" else "train2")
     labels = c.data.train == "train2" and stage not in MOTIONFIT.ORDER
@@ -180,7 +180,7 @@ def test_rows_of_motion_guidance_are_what_the_paper_says(row):
     """motion_guidance.md §2 to §7."""
     c = GUIDANCE.get_config(row)
     for room, section in (("modalities", c.data), ("models", c.model), ("tasks", c.task)):
-        keywords = {k: v for k, v in section.items() if k != "name"}
+        keywords = {k: v for k, v in plain(section).items() if k != "name"}
         fixed = {"models": ("rngs",), "tasks": ("data",)}.get(room, ())
         lookup.check_keywords(lookup.resolve(room, section.name), keywords, room, fixed=fixed)
     assert (c.data.train, c.data.val, c.evals.test.split) == ("train1_fit", "train1_val", "test1")

@@ -74,14 +74,14 @@ def test_what_a_file_of_ours_imports_is_not_ours():
 
 
 def test_a_module_that_is_allowed_is_imported_and_no_other_is(tmp_path, monkeypatch):
-    (tmp_path / "my_lab.py").write_text("class Net:\n    pass\n")
+    (tmp_path / "their_lab.py").write_text("class Net:\n    pass\n")
     (tmp_path / "my_labs.py").write_text("raise SystemExit('this ran')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(lookup, "_allowed", set())
-    with pytest.raises(lookup.ConfigError, match="--allow_code=my_lab"):
-        lookup.resolve("models", lookup.FromWorkdir("my_lab.Net"))
-    assert "my_lab" not in sys.modules
-    lookup.allow_code(["my_lab"])
-    assert lookup.resolve("models", lookup.FromWorkdir("my_lab.Net")).__name__ == "Net"
+    with pytest.raises(lookup.ConfigError, match="--allow_code=their_lab"):
+        lookup.resolve("models", lookup.FromWorkdir("their_lab.Net"))
+    assert "their_lab" not in sys.modules
+    lookup.allow_code(["their_lab"])
+    assert lookup.resolve("models", lookup.FromWorkdir("their_lab.Net")).__name__ == "Net"
     with pytest.raises(lookup.ConfigError, match="--allow_code=my_labs"):
         lookup.resolve("models", lookup.FromWorkdir("my_labs.Net"))

@@ -231,7 +231,7 @@ def test_videos_become_a_column_and_one_frame_does_not(tmp_path, capsys):
     assert extract.main(["flow", str(root), "--num_shards=2", "--max_failures=2"]) == 0
     out = capsys.readouterr().out
     assert "ms a frame pair, decoding not included, over 10 of them" in out
-    assert f"mtjax.data coverage {root} --column=flow.dis" in out
+    assert f"mtjax data coverage {root} --column=flow.dis" in out
     found, spec = records_of(root), columns.Column(root, "flow.dis").spec
     assert {i: len(r["flow_x"]) for i, r in found.items()} == {"a": 4, "slow": 6}
     assert not to_px(stored_bytes(found["slow"])[::2]).any()  # the same frame twice
@@ -547,7 +547,7 @@ def test_settings_that_cannot_be_are_named(root):
     ):
         with pytest.raises(ValueError, match=said):
             flow_of(root, **changes)
-    with pytest.raises(ValueError, match=r"config.data.field='motion': .*preprocessing.extract`"):
+    with pytest.raises(ValueError, match=r"config.data.field='motion': .*mtjax extract`"):
         flow_of(root, field="motion").element_spec()
     alone = dataclasses.replace(flow_of(root), root="nowhere")  # a dry run needs no dataset
     assert alone.fake(2, 3)["flow"].shape == (2, 4, SIZE, SIZE, 2)

@@ -103,7 +103,7 @@ def records_of(root, name="pose.vitpose_b"):
 @pytest.mark.parametrize("detector, model", [("rt_detr", "vitpose_b"), ("rt_detr_v2", "vitpose_plus_s")])
 def test_a_pose_column(videos, models, capsys, detector, model):
     assert run(videos, models, detector=detector, pose=model) == 0
-    assert f"mtjax.data coverage {videos} --column=pose.{model}" in capsys.readouterr().out
+    assert f"mtjax data coverage {videos} --column=pose.{model}" in capsys.readouterr().out
     found = records_of(videos, f"pose.{model}")
     assert {clip: len(r["pose"]) for clip, r in found.items()} == {"a": 9, "b": 12, "slow": 7}
     for record in found.values():

@@ -111,7 +111,7 @@ def test_features_of_another_width_are_refused_before_training(probe_root, tmp_p
     file = write_config(tmp_path / "config.py", probe(probe_root))
     done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.model.width=7")
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
-    assert f"mtjax: config.model.width=7, but the column's features have {WIDTH}" in done.stderr
+    assert f"mtjax train: config.model.width=7, but the column's features have {WIDTH}" in done.stderr
 
 
 # Early stopping.

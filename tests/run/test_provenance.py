@@ -71,7 +71,7 @@ def test_a_column_of_another_config_is_begun_differently_and_an_origin_is_no_par
     assert "origin" not in json.loads((begin() / "column.json").read_text())
     begin(config="a", seed=0, workdir="here")
     assert columns.Spec.load(begin(config="a", seed=1, workdir="there")).origin["workdir"] == "there"
-    with pytest.raises(columns.ColumnError, match=r"begun differently \(origin.config: there a, now b\)"):
+    with pytest.raises(columns.ColumnError, match=r"begun differently \(origin.config: there 'a', now 'b'\)"):
         begin(config="b")
 
 
