@@ -180,7 +180,7 @@ def test_mistakes_are_one_line_and_exit_2(dataset, tmp_path):
     file = write_config(tmp_path / "config.py", tiny_config(dataset))
     for arguments, expected in MISTAKES:
         done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", *arguments, devices=2)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("mtjax:")]
+        lines = [line for line in done.stderr.splitlines() if line.startswith("mtjax train:")]
         assert done.returncode == 2 and len(lines) == 1 and expected in lines[0], (
             arguments,
             done.returncode,
