@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import inspect
 import io
+import json
 import os
 import platform
 import signal
@@ -66,6 +67,7 @@ from mtjax.compute import sharding
 from mtjax.compute.distributed import Preemption
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
+from mtjax.data.files import sealed
 from mtjax.run.experiment import Experiment
 from mtjax.run.workdir import Run
 
@@ -131,6 +133,11 @@ def dataset(tmp_path) -> Path:
 @pytest.fixture
 def ragged_dataset(tmp_path) -> Path:
     return make_tracks_dataset(tmp_path / "ragged", ragged=True)
+
+
+def edit_json(path: Path, **changes) -> None:
+    """Changes values of a sealed JSON file, and its seal with them."""
+    path.write_text(sealed(json.loads(path.read_text()) | changes))
 
 
 def image_bytes(pixels: np.ndarray, kind: str = "PNG") -> bytes:

@@ -1,9 +1,10 @@
-"""Looks after datasets: `mtjax data check|info|index|bench|coverage|shots ROOT`.
+"""Looks after datasets: `mtjax data check|info|index|accept|bench|coverage|shots ROOT`.
 
 check     validates everything: the catalog, each record of each column, indices, overlap of train and test splits.
           Each problem is a line that names the file, the record and the field; exit code 1 if there is one.
 info      shows a table of splits, of columns and of how many clips each column covers.
 index     reads and verifies columns, and writes their index.npz anew.
+accept    takes dataset.json and clips.jsonl, or column.json of --column, as they are after they were edited by hand.
 bench     reads random batches of 256 records and shows records/s.
 coverage  shows for a pose column (--column) in how many clips and frames there is a person, and how many frames are
           valid, which is what motion features are made of: by split, and by split and class. For a flow column how many
@@ -21,7 +22,7 @@ from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.data import inspection, summary
 from mtjax.data.catalog import Catalog, CatalogError
-from mtjax.data.columns import Column, ColumnError
+from mtjax.data.columns import Column, ColumnError, Spec, column_dir
 from mtjax.data.selection import select
 from mtjax.modalities import coverage, flow_coverage
 from mtjax.modalities.skeletons import Skeleton
@@ -30,7 +31,7 @@ from mtjax.records import RecordError
 
 def _flags() -> argparse.ArgumentParser:
     parser = arguments.parser("data", __doc__)
-    parser.add_argument("command", choices=("check", "info", "index", "bench", "coverage", "shots"))
+    parser.add_argument("command", choices=("check", "info", "index", "accept", "bench", "coverage", "shots"))
     parser.add_argument("root", metavar="ROOT", type=Path, help="the dataset folder")
     parser.add_argument("--column", default="", help="only this column")
     parser.add_argument("--classes", action="store_true", help="info: one row for each class")
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = _flags().parse_args(argv)
     commands = {
-        "check": _check, "info": _info, "index": _index, "bench": _bench, "coverage": _coverage, "shots": _shots,
+        "check": _check, "info": _info, "index": _index, "accept": _accept, "bench": _bench, "coverage": _coverage, "shots": _shots,
     }  # fmt: skip
     return commands[args.command](args, _column_names(args))
 
@@ -104,6 +105,18 @@ def _index(args: argparse.Namespace, names: list[str]) -> int:
             damaged.append(f"column {name!r} is not indexed:\n{e}")
     if damaged:
         raise ColumnError("\n".join(damaged))
+    return 0
+
+
+def _accept(args: argparse.Namespace, names: list[str]) -> int:
+    if args.column:
+        directory = column_dir(args.root, args.column)
+        Spec.load(directory, may_be_changed=True).save(directory)
+        print(f"accepted {directory}/column.json; where its schema is another one now: mtjax data index {args.root}")
+        return 0
+    catalog = Catalog.load(args.root, may_be_changed=True)
+    catalog.save()
+    print(f"accepted {args.root}/dataset.json and clips.jsonl: {len(catalog.clips)} clips, {catalog.fingerprint}")
     return 0
 
 

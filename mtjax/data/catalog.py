@@ -1,81 +1,49 @@
 """The catalog of a dataset: which clips there are, what they are labelled, and which of them a run may use."""
 
+import contextlib
 import dataclasses
+import functools
+import gc
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mtjax.command.errors import InputError
-from mtjax.data.files import write_atomically
+from mtjax.data.clip import CatalogError, Clip, clip_of, clip_problems, is_sound, objects
+from mtjax.data.display import short
+from mtjax.data.files import SEAL, is_changed, sealed, write_atomically
 
 CATALOG_VERSION = 1
 UNLABELLED = -1
+SHOWN = 10  # problems printed of one catalog; the rest is counted
 
 
-class CatalogError(InputError):
-    """A dataset folder, an annotation or a subset that cannot be used; says where and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """One line of `clips.jsonl`.
-
-    Attributes:
-      id: unique within the dataset; never derived from a base name alone, which collides across folders.
-      splits: the splits the clip is in, e.g. `("train1", "test2")`.
-      label: class *name*; "" when unlabelled. The index comes from `dataset.json`, never from a sort at run time.
-      targets: regression targets, in the order of `dataset.json`'s `target_names`.
-      group: clips of one group (subject, source video, actor) never sit on both sides of a held-out split.
-      path: source video relative to `dataset.json`'s `videos`, "" when the columns came from elsewhere.
-      start_s, end_s: the part of the video in seconds; `end_s` 0.0 means "to the end".
-      fps, width, height, frames: of the source, 0 when unknown.
-    """
-
-    id: str
-    splits: tuple[str, ...]
-    label: str = ""
-    targets: tuple[float, ...] = ()
-    group: str = ""
-    path: str = ""
-    start_s: float = 0.0
-    end_s: float = 0.0
-    fps: float = 0.0
-    width: int = 0
-    height: int = 0
-    frames: int = 0
-
-    def to_json(self) -> str:
-        default = Clip("", ())
-        kept = {k: v for k, v in dataclasses.asdict(self).items() if k in ("id", "splits") or v != getattr(default, k)}
-        return json.dumps(kept, ensure_ascii=False)
-
-
-_CLIP_FIELDS = {f.name: f for f in dataclasses.fields(Clip)}
-
-
-def _clip_from_json(line: str, where: str) -> Clip:
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which would look through a million new objects again and again."""
+    was = gc.isenabled()
+    gc.disable()
     try:
-        fields = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as e:
-        raise CatalogError(f"{where}: not a JSON object ({e})") from None
-    if not isinstance(fields, dict) or not {"id", "splits"} <= set(fields) or set(fields) - set(_CLIP_FIELDS):
-        found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
-        raise CatalogError(f"{where}: needs id and splits, and nothing beyond {sorted(_CLIP_FIELDS)}; found {found}")
-    try:
-        if not isinstance(fields["splits"], list):
-            raise TypeError(f"splits is {fields['splits']!r}, not a list")
-        fields["splits"] = tuple(fields["splits"])
-        fields["targets"] = tuple(map(float, fields.get("targets", ())))
-        for name in ("start_s", "end_s", "fps"):
-            fields[name] = float(fields.get(name, 0.0))
-    except (TypeError, ValueError) as e:
-        raise CatalogError(f"{where}: {e}") from None
-    return Clip(**fields)
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _dataset_problems(info: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the types of `dataset.json`."""
+    for name in ("name", "version", "fingerprint", "videos"):
+        if not isinstance(info.get(name, ""), str):
+            yield f"{name} is {short(info[name])}, not a string"
+    for name in ("class_names", "target_names", "joint_names"):
+        names = info.get(name, [])
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            yield f"{name} is {short(names)}, not a list of strings"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +73,7 @@ class Catalog:
     def splits(self) -> dict[str, int]:
         return dict(sorted(Counter(s for c in self.clips for s in c.splits).items()))
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with any clip, label, target, split, group or class name; not with where folder and videos lie, nor
         with what is measured of a video later (fps, size)."""
@@ -125,53 +93,62 @@ class Catalog:
 
     def validate(self) -> None:
         """Raises CatalogError naming up to ten offending clips."""
+        self._raise(self._problems(range(1, len(self.clips) + 1)))
+
+    def _raise(self, problems: list[str]) -> None:
+        if problems:
+            more = f"\n(+{len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
+            raise CatalogError(f"{self.root}: {len(problems)} problem(s)\n" + "\n".join(problems[:SHOWN]) + more)
+
+    def _problems(self, numbers: Iterable[int]) -> list[str]:
+        """`numbers` are the clips' lines."""
         problems = []
         seen: set[str] = set()
         names = set(self.class_names)
-        for number, clip in enumerate(self.clips, 1):
-            where = f"clips.jsonl:{number}: clip {clip.id!r}"
-            if not clip.id or clip.id in seen:
-                problems.append(f"{where}: {'empty' if not clip.id else 'duplicate'} id")
-            seen.add(clip.id)
-            if clip.label and clip.label not in names:
-                problems.append(f"{where}: label {clip.label!r} is not one of dataset.json's class_names")
-            if not clip.splits:
-                problems.append(f"{where}: is in no split")
-            if set("\0\\") & set(clip.path) or os.path.isabs(clip.path) or ".." in Path(clip.path).parts:
-                problems.append(f"{where}: path {clip.path!r} leaves the videos folder")
-            if not np.isfinite(clip.targets).all():
-                problems.append(f"{where}: targets {clip.targets} are not finite")
+        for number, clip in zip(numbers, self.clips, strict=True):
+            found = [] if is_sound(clip) else list(clip_problems(clip))
+            if isinstance(clip.id, str):
+                if not clip.id or clip.id in seen:
+                    found.insert(0, f"{'empty' if not clip.id else 'duplicate'} id")
+                seen.add(clip.id)
+            if isinstance(clip.label, str) and clip.label and clip.label not in names:
+                found.append(f"label {clip.label!r} is not one of dataset.json's class_names")
+            if found:
+                problems += [f"clips.jsonl:{number}: clip {short(clip.id)}: {reason}" for reason in found]
         if len(names) != len(self.class_names):
             problems.append("dataset.json: class_names holds a name twice")
         if not self.clips:
             problems.append("clips.jsonl: no clips")
-        if problems:
-            more = f"\n(+{len(problems) - 10} more)" if len(problems) > 10 else ""
-            raise CatalogError(f"{self.root}: {len(problems)} problem(s)\n" + "\n".join(problems[:10]) + more)
+        return problems
 
     def save(self) -> None:
         """Validates and writes both files, each atomically, `dataset.json` last."""
         self.validate()
         self.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.root / "clips.jsonl", "".join(c.to_json() + "\n" for c in self.clips))
+        lines = "".join(c.to_json() + "\n" for c in self.clips)
+        write_atomically(self.root / "clips.jsonl", lines)
         dataset = {
             "catalog_version": CATALOG_VERSION,
             "name": self.name,
             "version": self.version,
             "fingerprint": self.fingerprint,
             "num_clips": len(self.clips),
+            "clips_sha256": hashlib.sha256(lines.encode()).hexdigest(),
             "splits": self.splits,
             "class_names": list(self.class_names),
             **self.info,
         }
-        write_atomically(self.root / "dataset.json", json.dumps(dataset, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(self.root / "dataset.json", sealed(dataset))
 
     @classmethod
-    def load(cls, root: str | os.PathLike) -> "Catalog":
+    def load(cls, root: str | os.PathLike, *, may_be_changed: bool = False) -> "Catalog":
         """Reads and validates a dataset folder.
 
+        Args:
+          may_be_changed: take it as it is, though it was edited after it was written.
+
         Raises:
-          CatalogError: no dataset there, an unreadable line, or content that differs from `dataset.json`.
+          CatalogError: no dataset there, files that were changed since they were written, or that hold what they must not.
         """
         root = Path(root)
         if not (root / "dataset.json").is_file():
@@ -181,23 +158,49 @@ class Catalog:
             )
         try:
             info = dict(json.loads((root / "dataset.json").read_text(encoding="utf-8")))
-            lines = (root / "clips.jsonl").read_text(encoding="utf-8").split("\n")  # splitlines() also cuts at U+2028
+            content = (root / "clips.jsonl").read_bytes()
+            lines = content.decode("utf-8").split("\n")  # splitlines() also cuts at U+2028
         except (OSError, ValueError, TypeError, RecursionError) as e:
-            raise CatalogError(f"{root}: dataset.json or clips.jsonl cannot be read: {e}") from None
-        if info.get("catalog_version") != CATALOG_VERSION:
+            raise CatalogError(f"{root}: dataset.json or clips.jsonl cannot be read: {e!s:.300}") from None
+        told = info.get("clips_sha256")
+        if not may_be_changed:
+            other = told is not None and told != hashlib.sha256(content).hexdigest()
+            if other or is_changed(info):
+                raise CatalogError(
+                    f"{root}/{'clips.jsonl' if other else 'dataset.json'}: changed since it was written; restore it, make the "
+                    f"catalog again, or accept it as it is: mtjax data accept {root}"
+                )
+        with _uncollected():
+            catalog = cls._from_files(root, info, lines)
+        if told is not None and SEAL in info and not may_be_changed:
+            vars(catalog)["fingerprint"] = info["fingerprint"]  # sealed; computing it takes as long as all else
+        if not may_be_changed and catalog.fingerprint != info["fingerprint"]:  # of an earlier release, without seals
             raise CatalogError(
-                f"{root}/dataset.json: catalog_version {info.get('catalog_version')}, this is {CATALOG_VERSION}"
+                f"{root}: clips.jsonl ({len(catalog.clips)} clips, {catalog.fingerprint}) is not the one dataset.json "
+                f"describes ({info['num_clips']} clips, {info['fingerprint']}); make the catalog again"
             )
+        return catalog
+
+    @classmethod
+    def _from_files(cls, root: Path, info: dict[str, Any], lines: list[str]) -> "Catalog":
+        """All that is wrong is raised together."""
+        if info.get("catalog_version") != CATALOG_VERSION:
+            found = short(info.get("catalog_version"))
+            raise CatalogError(f"{root}/dataset.json: catalog_version {found}, this is {CATALOG_VERSION}")
         known = ("catalog_version", "name", "version", "fingerprint", "num_clips", "splits", "class_names")
         if missing := [k for k in known if k not in info]:
             raise CatalogError(f"{root}/dataset.json: {missing} missing; make the catalog again")
-        clips = tuple(_clip_from_json(x, f"{root}/clips.jsonl:{n}") for n, x in enumerate(lines, 1) if x.strip())
-        extra = {k: v for k, v in info.items() if k not in known}
-        catalog = cls(root, info["name"], info["version"], tuple(info["class_names"]), clips, extra)
-        catalog.validate()
-        if catalog.fingerprint != info["fingerprint"]:
-            raise CatalogError(
-                f"{root}: clips.jsonl ({len(clips)} clips, {catalog.fingerprint}) is not the one dataset.json describes "
-                f"({info['num_clips']} clips, {info['fingerprint']}); make the catalog again"
-            )
+        problems, clips, shared = [f"dataset.json: {reason}" for reason in _dataset_problems(info)], [], {}
+        numbers, kept = [number for number, line in enumerate(lines, 1) if line.strip()], []
+        for number, fields in zip(numbers, objects([line for line in lines if line.strip()]), strict=True):
+            try:
+                clips.append(clip_of(fields, shared))
+                kept.append(number)
+            except CatalogError as e:
+                problems.append(f"clips.jsonl:{number}: {e}")
+        extra = {k: v for k, v in info.items() if k not in (*known, "clips_sha256", SEAL)}
+        class_names = info["class_names"] if isinstance(info["class_names"], list) else []
+        names = tuple(n for n in class_names if isinstance(n, str))
+        catalog = cls(root, str(info["name"]), str(info["version"]), names, tuple(clips), extra)
+        catalog._raise(problems + catalog._problems(kept))
         return catalog

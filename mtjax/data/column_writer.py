@@ -38,7 +38,7 @@ def create(root: str | os.PathLike, spec: columns.Spec, *, overwrite: bool = Fal
             marker.unlink()
     refuse_other(directory, spec)
     (directory / MARKERS).mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "column.json", json.dumps(spec.to_json(), indent=1) + "\n")
+    spec.save(directory)
     return directory
 
 
@@ -78,13 +78,72 @@ def pending(directory: Path, spec: columns.Spec, request: Request | Iterable[str
 
 
 def _is_done(directory: Path, spec: columns.Spec, shard: int, request: Request) -> bool:
-    marker = directory / MARKERS / f"{shard:05d}.json"
     path = directory / spec.shard_name(shard)
     try:
-        done = json.loads(marker.read_text())
+        done = json.loads(marker_path(directory, shard).read_text())
         return done["request"] == _digest(request) and done["size"] == path.stat().st_size
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def marker_path(directory: Path, shard: int) -> Path:
+    return directory / MARKERS / f"{shard:05d}.json"
+
+
+def written_otherwise(directory: Path, request: Mapping[int, Request]) -> list[int]:
+    """The shards that were finished for another request: their clips, or what these are made from, have changed."""
+    changed = []
+    for shard, part in request.items():
+        try:
+            if json.loads(marker_path(directory, shard).read_text())["request"] != _digest(part):
+                changed.append(shard)
+        except (OSError, ValueError, KeyError, TypeError):  # none, or one that says nothing: the shard is simply to do
+            continue
+    return changed
+
+
+def marker_problem(directory: Path, spec: columns.Spec, shard: int, digest: str | None = None) -> str:
+    """Why a shard is not the one that its writer finished, "" when it is or when no marker tells.
+
+    A shard cut off between two records is a valid file; only the marker knows that it was longer.
+
+    Args:
+      digest: of its content, as an index has it; None leaves the comparison out.
+    """
+    path, marker = directory / spec.shard_name(shard), marker_path(directory, shard)
+    try:
+        done = json.loads(marker.read_text())
+        size, told, schema = int(done["size"]), done.get("digest"), done.get("schema")
+    except FileNotFoundError:  # copies often come without hidden files
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        return f"{marker}: unreadable: {e}"
+    if (found := path.stat().st_size) != size:
+        return f"{path}: {found} bytes, but {size} were written; extract this shard again"
+    if digest is not None and told not in (None, digest):
+        return f"{path}: not the shard that was written here; extract this shard again"
+    if schema not in (None, columns.schema_text(spec)):
+        return (
+            f"{directory}/column.json: another schema than {path.name} was written with; restore it, or extract again"
+        )
+    return ""
+
+
+def damaged(directory: Path, spec: columns.Spec, shards: Iterable[int]) -> dict[int, str]:
+    """Finished shards that are not, or no longer, what was written → why. Reads all of them, and checks every record."""
+    found = {}
+    for shard in shards:
+        digest = hashlib.sha256()
+        try:
+            for _, _, crc, payload in records.scan(directory / spec.shard_name(shard)):
+                records.decode(spec.schema, payload)
+                digest.update(records.FOOTER.pack(crc))
+        except (records.RecordError, OSError) as e:
+            found[shard] = str(e)
+            continue
+        if problem := marker_problem(directory, spec, shard, digest.hexdigest()[:16]):
+            found[shard] = problem
+    return found
 
 
 class ShardWriter:
@@ -92,6 +151,7 @@ class ShardWriter:
 
     def __init__(self, spec: columns.Spec, file, shard: int):
         self._spec, self._file, self._shard = spec, file, shard
+        self.digest = hashlib.sha256()
         self.written: list[str] = []
         self.failures: list[dict[str, Any]] = []
 
@@ -100,7 +160,9 @@ class ShardWriter:
             raise columns.ColumnError(
                 f"clip {clip_id!r} belongs to shard {self._spec.shard_of(clip_id)}, not {self._shard}"
             )
-        self._file.write(records.frame(records.encode(self._spec.schema, clip_id, values)))
+        framed = records.frame(records.encode(self._spec.schema, clip_id, values))
+        self._file.write(framed)
+        self.digest.update(framed[-records.FOOTER.size :])
         self.written.append(clip_id)
 
     def fail(self, clip_id: str, stage: str, reason: str, **details: Any) -> None:
@@ -147,6 +209,8 @@ def shard_writer(
         done = {
             "request": _digest(request),
             "size": path.stat().st_size,
+            "digest": writer.digest.hexdigest()[:16],
+            "schema": columns.schema_text(spec),
             "records": len(writer.written),
             "failures": writer.failures,
         }
@@ -156,7 +220,7 @@ def shard_writer(
 def finish(directory: Path) -> columns.Index:
     """Gathers failures, writes TFDS metadata and, last, the index. Every shard must be there."""
     spec = columns.Spec.load(directory)
-    failures = []
+    failures, written = [], {}
     markers = sorted((directory / MARKERS).glob("*.json"))
     if len(markers) < spec.num_shards:
         raise columns.ColumnError(
@@ -164,10 +228,16 @@ def finish(directory: Path) -> columns.Index:
             "again, or `mtjax data index` when the shards were copied without their markers"
         )
     for marker in markers:
-        failures += json.loads(marker.read_text())["failures"]
+        done = json.loads(marker.read_text())
+        failures += done["failures"]
+        if "digest" in done:  # markers of earlier releases have none
+            written[int(marker.stem)] = done["digest"]
+    for shard in range(spec.num_shards):
+        if problem := marker_problem(directory, spec, shard):
+            raise columns.ColumnError(problem)
+    index = columns.build_index(directory, written)
     lines = [json.dumps(f, ensure_ascii=False) + "\n" for f in sorted(failures, key=lambda f: f["clip"])]
     write_atomically(directory / "failures.jsonl", "".join(lines))
-    index = columns.build_index(directory)
     counts = [int((index.shard == s).sum()) for s in range(spec.num_shards)]
     _write_tfds_metadata(directory, spec, counts, int(index.length.sum()))
     return index

@@ -5,22 +5,17 @@ import hashlib
 import json
 import math
 import os
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mtjax import records
-from mtjax.command.errors import InputError
+from mtjax.data.column_index import INDEX, ColumnError, Index, files_of, load_fresh, remedy
+from mtjax.data.files import SEAL, is_changed, sealed, write_atomically
 
 COLUMN_VERSION = 1
-INDEX = "index.npz"
-
-
-class ColumnError(InputError):
-    """A column that cannot be opened or used; names the file and the next step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +46,14 @@ class Spec:
             del fields["origin"]
         return {"column_version": COLUMN_VERSION, "schema_version": records.SCHEMA_VERSION, **fields}
 
+    def save(self, directory: Path) -> None:
+        """Writes `column.json`, sealed."""
+        write_atomically(directory / "column.json", sealed(self.to_json()))
+
     @classmethod
-    def load(cls, directory: Path) -> "Spec":
-        """Raises ColumnError when `column.json` is absent, unreadable, of another version or of another column."""
+    def load(cls, directory: Path, *, may_be_changed: bool = False) -> "Spec":
+        """Raises ColumnError when `column.json` is absent, unreadable, of another version or of another column, or was changed
+        since it was written."""
         directory = Path(directory)
         path = directory / "column.json"
         try:
@@ -62,6 +62,12 @@ class Spec:
             raise ColumnError(f"{path} does not exist; extract the column first (`mtjax extract`)") from None
         except (OSError, ValueError, TypeError, RecursionError) as e:
             raise ColumnError(f"{path}: unreadable: {e}") from None
+        if is_changed(fields) and not may_be_changed:
+            raise ColumnError(
+                f"{path}: changed since it was written; restore it, or accept it as it is: "
+                f"mtjax data accept {directory.parent.parent} --column={directory.name}"
+            )
+        fields.pop(SEAL, None)
         found = (fields.pop("column_version", None), fields.pop("schema_version", None))
         if found != (COLUMN_VERSION, records.SCHEMA_VERSION):
             raise ColumnError(
@@ -81,6 +87,10 @@ class Spec:
     def shard_name(self, shard: int) -> str:
         return f"{self.name}-{shard:05d}-of-{self.num_shards:05d}.tfrecord"
 
+    @property
+    def shard_names(self) -> list[str]:
+        return [self.shard_name(shard) for shard in range(self.num_shards)]
+
     def shard_of(self, clip_id: str) -> int:
         return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") % self.num_shards
 
@@ -95,62 +105,28 @@ def list_columns(root: str | os.PathLike) -> list[str]:
 
 
 def shard_paths(directory: Path, spec: Spec) -> list[Path]:
-    """The shards on disk, which must be exactly those that the spec names.
-
-    Raises:
-      ColumnError: a shard is missing, or a file looks like a shard of another run.
-    """
-    expected = [directory / spec.shard_name(s) for s in range(spec.num_shards)]
-    missing = [p.name for p in expected if not p.is_file()]
-    extra = sorted({p.name for p in directory.glob("*.tfrecord")} - {p.name for p in expected})
-    if missing or extra:
-        raise ColumnError(
-            f"{directory}: {len(missing)} of {spec.num_shards} shards missing {missing[:3]}, unexpected files {extra[:3]}; "
-            "run the extraction again (it does only the rest), or move the unexpected files away"
-        )
-    return expected
+    """The shards on disk. Raises ColumnError when they are not exactly those that the spec names."""
+    return files_of(directory, spec.shard_names)
 
 
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """`index.npz`: where each clip's record lies, and what the shards looked like when this was made.
-
-    Attributes:
-      ids: str [n], in file order. shard, offset, length: int64 [n], of the payload.
-      sizes: int64 [shards] bytes. digests: str [shards], over every record's stored CRC.
-    """
-
-    ids: np.ndarray
-    shard: np.ndarray
-    offset: np.ndarray
-    length: np.ndarray
-    sizes: np.ndarray
-    digests: np.ndarray
-
-    def save(self, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(temporary, "wb") as file:
-            np.savez(file, **dataclasses.asdict(self))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
-    @classmethod
-    def load(cls, path: Path) -> "Index":
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{f.name: arrays[f.name] for f in dataclasses.fields(cls)})
+def schema_text(spec: Spec) -> str:
+    """A schema as an index and the markers of shards keep it."""
+    return json.dumps(records.schema_to_json(spec.schema))
 
 
-def build_index(directory: Path) -> Index:
+def build_index(directory: Path, written: Mapping[int, str] | None = None) -> Index:
     """Reads every record of every shard once, checks all CRCs and the schema of each record, and writes `index.npz`.
 
+    Args:
+      written: shard → digest of what its writer wrote, where that is known.
+
     Raises:
-      ColumnError: a clip occurs twice, or lies in another shard than its hash says.
+      ColumnError: a clip occurs twice, or lies in another shard than its hash says; a shard is not the one that was written.
       records.RecordError: damaged or mismatching records, by file and record number.
     """
     directory = Path(directory)
     spec = Spec.load(directory)
-    ids, shards, offsets, lengths, sizes, digests = [], [], [], [], [], []
+    ids, shards, offsets, lengths, sizes, digests, crcs = [], [], [], [], [], [], []
     for shard, path in enumerate(shard_paths(directory, spec)):
         digest = hashlib.sha256()
         for number, (offset, length, crc, payload) in enumerate(records.scan(path)):
@@ -163,43 +139,19 @@ def build_index(directory: Path) -> Index:
             shards.append(shard)
             offsets.append(offset)
             lengths.append(length)
+            crcs.append(crc)
             digest.update(records.FOOTER.pack(crc))
         sizes.append(path.stat().st_size)
         digests.append(digest.hexdigest()[:16])
+        if written and written.get(shard, digests[-1]) != digests[-1]:
+            raise ColumnError(f"{path}: not the shard that was written here; extract it again")
     if len(set(ids)) != len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1}) if len(ids) < 10_000 else "(many)"
         raise ColumnError(f"{directory}: clips with more than one record: {twice[:5]}")
     as_int = [np.array(x, np.int64) for x in (shards, offsets, lengths, sizes)]
-    index = Index(np.array(ids, np.str_), *as_int[:3], as_int[3], np.array(digests, np.str_))
+    of_content = np.array(digests, np.str_), np.array(crcs, np.uint32), np.array(schema_text(spec))
+    index = Index(np.array(ids, np.str_), *as_int[:3], as_int[3], *of_content)
     index.save(directory / INDEX)
-    return index
-
-
-def _fresh_index(directory: Path, spec: Spec) -> Index:
-    """Loads the index and refuses one that does not describe the shards on disk."""
-    path = directory / INDEX
-    remedy = f"run `mtjax data index {directory.parent.parent} --column={spec.name}`"
-    if not path.is_file():
-        raise ColumnError(f"{path} does not exist: the extraction was not finished; run it again, or {remedy}")
-    try:
-        index = Index.load(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise ColumnError(f"{path}: unreadable ({e}); {remedy}") from None
-    shards = shard_paths(directory, spec)
-    sizes = [p.stat().st_size for p in shards]
-    framing = records.HEADER.size + records.FOOTER.size
-    indexed = np.bincount(index.shard, weights=index.length + framing, minlength=len(shards)).astype(np.int64)
-    if sizes != index.sizes.tolist() or sizes != indexed.tolist():
-        raise ColumnError(f"{path}: the shards have changed since it was written; {remedy}")
-    written = path.stat().st_mtime_ns
-    for shard, file in enumerate(shards):
-        # A newer file is usually just a copied dataset: compare the content's digest (headers only) before refusing.
-        if file.stat().st_mtime_ns > written:
-            digest = hashlib.sha256()
-            for _, _, crc, _ in records.scan(file, payloads=False):
-                digest.update(records.FOOTER.pack(crc))
-            if digest.hexdigest()[:16] != index.digests[shard]:
-                raise ColumnError(f"{path}: {file.name} was replaced since it was written; {remedy}")
     return index
 
 
@@ -213,7 +165,7 @@ class Column:
         """Raises ColumnError when the column is absent, unfinished or has a stale index."""
         self.directory = column_dir(root, name)
         self.spec = Spec.load(self.directory)
-        self._index = _fresh_index(self.directory, self.spec)
+        self._index = load_fresh(self.directory, self.spec.shard_names, schema_text(self.spec))
         self._row = {clip_id: row for row, clip_id in enumerate(self._index.ids.tolist())}
         self._open_files: list[int] = []
         if len(self):  # one record now: a wrong schema fails at start, not in the first epoch
@@ -264,7 +216,7 @@ class Column:
         """The values of some records; tensors are read-only views, images a sequence of bytes.
 
         Raises:
-          records.CorruptRecord, records.RecordError: by shard, clip and byte offset.
+          records.CorruptRecord, records.RecordError: by shard, clip and byte offset. ColumnError: the shard was replaced.
         """
         if len(rows) and min(rows) < 0:
             raise ColumnError(f"{self.directory}: a clip without a record was asked for")
@@ -277,6 +229,11 @@ class Column:
             footer = os.pread(files[shard], records.FOOTER.size, offset + length)
             try:
                 records.check_payload(payload, footer, length, "")
+                if records.FOOTER.unpack(footer)[0] != index.crcs[row]:
+                    raise ColumnError(
+                        f"{self.directory / self.spec.shard_name(shard)}: clip {index.ids[row]}: another record than was indexed; "
+                        + remedy(self.directory)
+                    )
                 clip_id, values = records.decode(schema, payload)
                 if clip_id != index.ids[row]:
                     raise records.CorruptRecord(f"holds clip {clip_id!r}: the shard was replaced since it was indexed")

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -74,7 +73,7 @@ def check_column(root: Path, name: str, known_ids: set[str] | None) -> list[str]
         path = directory / spec.shard_name(shard)
         if path.is_file():
             problems += _check_shard(spec, shard, path, found)
-            problems += _check_marker(directory, shard, path)
+            problems += filter(None, [column_writer.marker_problem(directory, spec, shard, found.digests[-1])])
     twice = len(found.ids) - len(set(found.ids))
     if twice:
         problems.append(f"{directory}: {twice} clips have more than one record")
@@ -96,6 +95,7 @@ class _Found:
     places: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)  # shard, offset, length
     sizes: list[int] = dataclasses.field(default_factory=list)
     digests: list[str] = dataclasses.field(default_factory=list)
+    crcs: list[int] = dataclasses.field(default_factory=list)
 
 
 def _check_shard(spec: columns.Spec, shard: int, path: Path, found: _Found) -> list[str]:
@@ -119,6 +119,7 @@ def _check_shard(spec: columns.Spec, shard: int, path: Path, found: _Found) -> l
                     problems.append(f"{where}: clip {clip_id!r} belongs to shard {spec.shard_of(clip_id)}")
                 found.ids.append(clip_id)
                 found.places.append((shard, offset, length))
+                found.crcs.append(crc)
         except records.CorruptRecord as e:
             problems.append(str(e))
     found.sizes.append(path.stat().st_size)
@@ -136,19 +137,6 @@ def _check_values(values: dict[str, Any]) -> Iterator[str]:
             for i, image in enumerate(value):
                 if not image.startswith(b"\xff\xd8\xff"):
                     yield f"field {name!r}: image {i} is no JPEG"
-
-
-def _check_marker(directory: Path, shard: int, path: Path) -> list[str]:
-    """A shard cut off between two records is a valid file; only the writer's marker knows that it was longer."""
-    marker = directory / column_writer.MARKERS / f"{shard:05d}.json"
-    try:
-        written = int(json.loads(marker.read_text())["size"])
-    except FileNotFoundError:  # copies often come without hidden files
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        return [f"{marker}: unreadable: {e}"]
-    size = path.stat().st_size
-    return [f"{path}: {size} bytes, but {written} were written; extract this shard again"] if size != written else []
 
 
 def _check_failures(directory: Path, ids: set[str], known_ids: set[str] | None) -> list[str]:
@@ -174,11 +162,12 @@ def _check_index(directory: Path, found: _Found) -> list[str]:
     except Exception as e:  # NumPy and zipfile raise a dozen types on a damaged archive; all mean the same here
         return [f"{path}: unreadable ({type(e).__name__}: {e}); {remedy}"]
     places = np.array(found.places, np.int64).reshape(-1, 3).T
-    expected = (found.ids, *places.tolist(), found.sizes, found.digests)
-    for field, values in zip(dataclasses.fields(index), expected, strict=True):
-        array = getattr(index, field.name)
+    expected = (found.ids, *places.tolist(), found.sizes, found.digests, found.crcs)
+    names = [field.name for field in dataclasses.fields(index)]
+    for name, values in zip(names[: 7 if len(index.crcs) else 6], expected, strict=False):
+        array = getattr(index, name)
         if array.tolist() != list(values):
-            return [f"{path}: {field.name!r} ({len(array)} values) is not that of the shards ({len(values)}); {remedy}"]
+            return [f"{path}: {name!r} ({len(array)} values) is not that of the shards ({len(values)}); {remedy}"]
     return []
 
 
@@ -191,7 +180,7 @@ def rebuild_index(root: Path, name: str) -> columns.Index:
     directory = columns.column_dir(root, name)
     spec = columns.Spec.load(directory)
     paths = enumerate(columns.shard_paths(directory, spec))
-    if problems := [problem for shard, path in paths for problem in _check_marker(directory, shard, path)]:
+    if problems := [p for shard, _ in paths if (p := column_writer.marker_problem(directory, spec, shard))]:
         raise columns.ColumnError("\n".join(problems))
     markers = [directory / column_writer.MARKERS / f"{s:05d}.json" for s in range(spec.num_shards)]
     if all(m.is_file() for m in markers):

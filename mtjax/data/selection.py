@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +79,14 @@ def reduce(catalog: Catalog, rows: np.ndarray, *, fraction: float = 1.0, k_shot:
 
 
 def listed(catalog: Catalog, path: str | os.PathLike) -> np.ndarray:
-    """Rows of the clips that a file lists, int64, sorted: the first word of each line is a clip's id or its path, with or
-    without folders and ending (published few-shot lists name files).
+    """Rows of the clips that a file lists, int64, sorted. A line is a clip's id or its path, with or without folders and ending
+    (published few-shot lists name files), and perhaps a blank and something else; names may hold blanks.
 
     Raises:
       CatalogError: no such file, no clip in it, or lines that name no clip or several; with their numbers.
     """
     try:
-        words = [
-            line.split()[0] if line.strip() else "" for line in Path(path).read_text(encoding="utf-8").splitlines()
-        ]
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise CatalogError(f"{path}: cannot be read: {e}") from None
     known: dict[str, set[int]] = {}
@@ -96,14 +95,23 @@ def listed(catalog: Catalog, path: str | os.PathLike) -> np.ndarray:
         for name in {clip.id, str(of_path), str(of_path.with_suffix("")), of_path.name, of_path.stem}:
             known.setdefault(name, set()).add(row)
     found, wrong = set(), []
-    for number, word in enumerate(words, 1):
-        rows = known.get(word, known.get(str(Path(word).with_suffix("")), set())) if word else set()
-        if word and len(rows) != 1:
-            wrong.append(f"line {number}: {word!r} names {len(rows)} clips")
+    for number, line in enumerate(lines, 1):
+        rows = _named(known, line.strip())
+        if line.strip() and len(rows) != 1:
+            wrong.append(f"line {number}: {line.strip()!r} names {len(rows)} clips")
         found |= rows
     if wrong or not found:
         raise CatalogError(f"{path}: {'; '.join(wrong[:5]) or 'lists no clip'} of {catalog.root}")
     return np.array(sorted(found), np.int64)
+
+
+def _named(known: Mapping[str, set[int]], line: str) -> set[int]:
+    """What the longest part of a line, from its start to a blank, names."""
+    ends = [len(line), *(match.start() for match in reversed([*re.finditer(r"\s+", line)]))] if line else []
+    for name in (line[:end] for end in ends):
+        if rows := known.get(name) or known.get(os.path.splitext(name)[0]):
+            return rows
+    return set()
 
 
 def hold_out(catalog: Catalog, rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -64,6 +64,8 @@ def run(
     todo = column_writer.pending(directory, spec, request)
     if overwrite == "never":
         _refuse_rewriting(directory, spec, todo)
+    if not any(s % machine[1] == machine[0] for s in todo):
+        todo |= _damaged(directory, spec, request, range(machine[0], spec.num_shards, machine[1]))
     mine = {s: [clips[i] for i in ids] for s, ids in todo.items() if s % machine[1] == machine[0]}
     results, extract_s = 0, 0.0
     with Progress(spec.name, sum(map(len, mine.values()))) as progress:
@@ -150,19 +152,33 @@ def _begin(root: Path, spec: columns.Spec, overwrite: str) -> Path:
 def _forget_failed(directory: Path, shards: Iterable[int]) -> None:
     """Takes back the done markers of the shards that have failures."""
     for shard in shards:
-        marker = directory / column_writer.MARKERS / f"{shard:05d}.json"
-        if marker.is_file() and json.loads(marker.read_text())["failures"]:
-            marker.unlink()
+        marker = column_writer.marker_path(directory, shard)
+        with contextlib.suppress(
+            FileNotFoundError, ValueError, KeyError, TypeError
+        ):  # a broken marker counts for nothing
+            if json.loads(marker.read_text())["failures"]:
+                marker.unlink()
 
 
-def _refuse_rewriting(directory: Path, spec: columns.Spec, todo: dict[int, list[str]]) -> None:
-    """A shard that was finished, and yet is to do, holds other clips: the catalog has changed since."""
-    done = [s for s in todo if (directory / column_writer.MARKERS / f"{s:05d}.json").is_file()]
-    if done:
+def _refuse_rewriting(directory: Path, spec: columns.Spec, todo: dict[int, column_writer.Request]) -> None:
+    """A shard that was finished, and yet is to do, may hold other clips: the catalog has changed since."""
+    if done := column_writer.written_otherwise(directory, todo):
         raise columns.ColumnError(
             f"{directory}: {len(done)} of {spec.num_shards} shards were written for other clips than the catalog has "
             "now; --overwrite=stale writes these again"
         )
+
+
+def _damaged(
+    directory: Path, spec: columns.Spec, request: column_writer.Request, shards: Iterable[int]
+) -> dict[int, column_writer.Request]:
+    """Finished shards that are damaged or were replaced, to be written again; says so. Where nothing else is to do, whoever
+    asks once more may have been told of one."""
+    found = column_writer.damaged(directory, spec, shards)
+    for shard, reason in found.items():
+        print(f"{spec.name}: shard {shard} is written again: {reason}")
+        column_writer.marker_path(directory, shard).unlink(missing_ok=True)
+    return {s: part for s, part in column_writer.pending(directory, spec, request).items() if s in found}
 
 
 def _is_finished(root: Path, name: str) -> bool:

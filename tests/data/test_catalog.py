@@ -7,7 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import edit_json
 
+from mtjax.data import __main__ as data_cli
 from mtjax.data import catalog as catalog_lib
 from mtjax.data.catalog import Catalog, CatalogError, Clip
 from mtjax.data.selection import hold_out, listed, overlap, select
@@ -95,7 +97,6 @@ def test_all_problems_are_reported_together(tmp_path):
         ("[]", r"clips.jsonl:2: needs id and splits.*found list"),
         ('{"id": "x"}', r"clips.jsonl:2: needs id and splits"),
         ('{"id": "x", "splits": ["t"], "colour": 1}', "nothing beyond"),
-        ('{"id": "x", "splits": ["train1"]}', "is not the one dataset.json describes"),
     ],
 )
 def test_an_edited_clips_file_is_refused_by_line(tmp_path, line, message):
@@ -103,7 +104,53 @@ def test_an_edited_clips_file_is_refused_by_line(tmp_path, line, message):
     saved.save()
     with open(tmp_path / "set/clips.jsonl", "a") as file:
         file.write(line + "\n")
+    with pytest.raises(CatalogError, match=r"set/clips.jsonl: changed since it was written; .* mtjax data accept"):
+        Catalog.load(tmp_path / "set")
     with pytest.raises(CatalogError, match=message):
+        Catalog.load(tmp_path / "set", may_be_changed=True)
+
+
+def test_an_edit_by_hand_may_be_accepted(tmp_path):
+    catalog_of(tmp_path).save()
+    clips, dataset = tmp_path / "set/clips.jsonl", tmp_path / "set/dataset.json"
+    clips.write_text(clips.read_text().replace('"splits": ["train1"', '"splits": ["mine"', 1))
+    with pytest.raises(CatalogError, match="set/clips.jsonl: changed since"):
+        Catalog.load(tmp_path / "set")
+    assert data_cli.main(["accept", str(tmp_path / "set")]) == 0
+    assert Catalog.load(tmp_path / "set").splits["mine"] == 1
+    dataset.write_text(dataset.read_text().replace('"version": "', '"version": "9'))
+    with pytest.raises(CatalogError, match="set/dataset.json: changed since"):
+        Catalog.load(tmp_path / "set")
+    assert data_cli.main(["accept", str(tmp_path / "set")]) == 0
+    assert Catalog.load(tmp_path / "set").version.startswith("9")
+
+
+def test_every_flipped_bit_of_the_catalog_is_noticed(tmp_path):
+    saved = catalog_of(tmp_path)
+    saved.save()
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / "set/clips.jsonl", tmp_path / "set/dataset.json"):
+        whole = path.read_bytes()
+        for offset in rng.choice(len(whole), 60, replace=False).tolist():
+            path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << int(rng.integers(8))]) + whole[offset + 1 :])
+            try:
+                loaded = Catalog.load(tmp_path / "set")
+            except CatalogError:
+                continue
+            assert (loaded, loaded.fingerprint) == (saved, saved.fingerprint)  # blanks between values
+        path.write_bytes(whole)
+
+
+def test_a_catalog_of_an_earlier_release_without_seals_is_held_against_its_fingerprint(tmp_path):
+    saved = catalog_of(tmp_path)
+    saved.save()
+    path = tmp_path / "set/dataset.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in fields.items() if k not in ("seal", "clips_sha256")}))
+    assert Catalog.load(tmp_path / "set") == saved
+    with open(tmp_path / "set/clips.jsonl", "a") as file:
+        file.write('{"id": "x", "splits": ["train1"]}\n')
+    with pytest.raises(CatalogError, match="is not the one dataset.json describes"):
         Catalog.load(tmp_path / "set")
 
 
@@ -115,7 +162,7 @@ def test_a_folder_without_a_dataset_says_how_to_make_one(tmp_path):
 def test_another_catalog_version_is_refused(tmp_path):
     catalog_of(tmp_path).save()
     path = tmp_path / "set/dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"catalog_version": 99}))
+    edit_json(path, catalog_version=99)
     with pytest.raises(CatalogError, match="catalog_version 99, this is 1"):
         Catalog.load(tmp_path / "set")
 
@@ -205,28 +252,72 @@ def test_a_dataset_file_of_another_shape_is_refused_by_name(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "field",
+    "fields, message",
     [
-        '"targets": ["x"]',
-        '"fps": "fast"',
-        pytest.param(
-            '"splits": "train"',
-        ),
+        ('"targets": ["x"]', "targets .* are not finite numbers"),
+        ('"targets": [1e999]', "not finite"),
+        ('"targets": "12"', "targets is '12', not a list"),
+        ('"fps": "fast"', "fps is 'fast', not a finite number"),
+        ('"fps": Infinity', "fps is inf, not a finite number"),
+        ('"start_s": NaN', "start_s is nan"),
+        ('"start_s": -1', "start_s is -1.0"),
+        ('"start_s": 2, "end_s": 1', "enclose nothing"),
+        ('"start_s": true', "start_s is True"),
+        (f'"end_s": {"9" * 400}', "end_s is inf"),
+        ('"width": "640"', "width is '640', not a whole number"),
+        ('"frames": 2.5', "frames is 2.5"),
+        (f'"height": {"9" * 400}', "height is an integer of"),
+        ('"splits": "train"', "splits is 'train', not a list"),
+        ('"splits": [["train"]]', "are not all names"),
+        ('"splits": [""]', "are not all names"),
+        ('"id": ["x"]', r"id is \['x'\], not a string"),
+        ('"label": [1]', "label is .*, not a string"),
+        ('"group": {"a": 1}', "group is .*, not a string"),
+        ('"path": 7', "path is 7, not a string"),
+        ('"label": "\\ud800"', "is not Unicode text"),
     ],
 )
-def test_a_clip_value_of_a_wrong_type_is_refused_by_line(tmp_path, field):
+def test_a_clip_value_that_cannot_be_is_refused_by_line(tmp_path, fields, message):
     catalog_of(tmp_path).save()
-    line = json.dumps({"id": "x", "splits": ["t"]} | json.loads("{" + field + "}"))
-    (tmp_path / "set/clips.jsonl").write_text(line + "\n")
-    with pytest.raises(CatalogError, match=r"clips.jsonl:1"):
+    good, bad = '{"id": "a", "splits": ["t"]}', '{"id": "x", "splits": ["t"], ' + fields + "}"
+    (tmp_path / "set/clips.jsonl").write_text(f"{good}\n\n{bad}\n" + '{"id": 1, "splits": []}\n')
+    with pytest.raises(CatalogError, match=f"(?s)clips.jsonl:3: .*{message}.*clips.jsonl:4: "):  # all together
+        Catalog.load(tmp_path / "set", may_be_changed=True)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"class_names": None}, "class_names is None, not a list of strings"),
+        ({"class_names": ["jump", 1]}, "class_names is .*, not a list of strings"),
+        ({"name": 3, "videos": ["a"]}, r"name is 3, not a string\ndataset.json: videos is"),
+        ({"target_names": "x"}, "target_names is 'x'"),
+    ],
+)
+def test_a_dataset_value_of_a_wrong_type_is_refused_with_all_others(tmp_path, changes, message):
+    catalog_of(tmp_path).save()
+    edit_json(tmp_path / "set/dataset.json", **changes)
+    with pytest.raises(CatalogError, match=f"dataset.json: {message}"):
         Catalog.load(tmp_path / "set")
+
+
+def test_shots_may_hold_blanks(tmp_path):
+    names = ["My clip 1", "My clip 10", "My", "clip.v0", "a\u2028b"]
+    clips = tuple(Clip(n, ("t",), path=f"my folder/{n}.mp4") for n in names)
+    Catalog(tmp_path / "s", "n", "1", (), clips).save()
+    catalog = Catalog.load(tmp_path / "s")
+    lines = ["My clip 1.mp4", "  my folder/My clip 10.mp4\t3", "clip.v0.mp4 1", "", "a\u2028b"]
+    (tmp_path / "shots.txt").write_text("\r\n".join(lines))
+    assert listed(catalog, tmp_path / "shots.txt").tolist() == [0, 1, 3, 4]
+    (tmp_path / "shots.txt").write_text("My other clip.mp4\n")
+    assert listed(catalog, tmp_path / "shots.txt").tolist() == [2]  # `My`, and whatever its list says of it
 
 
 def test_a_list_of_shots_names_clips_by_id_path_or_file(tmp_path):
     catalog = catalog_of(tmp_path)
     file = tmp_path / "shots.txt"
     file.write_text("wave/01\nclap/02.mp4 1\n\n/somewhere/else/running/03.avi 2\n  wave/01 0\n")
-    with pytest.raises(CatalogError, match=r"line 4: '/somewhere/else/running/03.avi' names 0 clips"):
+    with pytest.raises(CatalogError, match=r"line 4: '/somewhere/else/running/03.avi 2' names 0 clips"):
         listed(catalog, file)
     file.write_text("wave/01\nclap/02.mp4 1\n\nrunning/03.avi 2\n  wave/01 0\n")
     assert [catalog.clips[r].id for r in listed(catalog, file)] == ["wave/01", "clap/02", "running/03"]
@@ -261,7 +352,7 @@ def test_published_lists_name_files_without_their_folders(tmp_path):
         ("\n\n", "lists no clip"),
         ("nothing\nwave/00\n", "line 1: 'nothing' names 0 clips"),
         ("wave/00\n05\n", "line 2: '05' names 3 clips"),  # wave/05, clap/05, running/05
-        ("wave/00\n05.mp4 1\n", "line 2: '05.mp4' names 3 clips"),
+        ("wave/00\n05.mp4 1\n", "line 2: '05.mp4 1' names 3 clips"),
         (None, "cannot be read"),
     ],
 )

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import edit_json
 
 from mtjax import records
-from mtjax.data import column_writer, columns
+from mtjax.data import __main__ as data_cli
+from mtjax.data import column_index, column_writer, columns, inspection
 from mtjax.data.columns import Column, ColumnError, Index, Spec
 from mtjax.records import CorruptRecord, Feature, RecordError
 
@@ -130,7 +132,7 @@ def test_an_incomplete_column_is_refused(written, damage, message):
 def test_another_version_or_field_of_the_spec_is_refused(written, key, value, message):
     root, directory, _ = written
     path = directory / "column.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    edit_json(path, **{key: value})
     with pytest.raises(ColumnError, match=message):
         Column(root, "pose.test")
 
@@ -141,27 +143,73 @@ def test_another_version_or_field_of_the_spec_is_refused(written, key, value, me
         ({"y": {"dtype": "float32", "shape": [-1, 2]}}, "'y' is missing"),
         ({"x": {"dtype": "float32", "shape": [-1, 7]}}, "'x': expected float32 of shape"),
         ({"x": {"dtype": "float32", "shape": []}}, "expected float32 of shape"),
+        ({"x": {"dtype": "int32", "shape": [-1, 2]}}, ""),  # of the same bytes: no record tells
     ],
 )
-def test_a_schema_that_the_records_do_not_have_is_caught_on_opening(tmp_path, schema, message):
-    values = {f"c{i}": {"x": np.ones((3, 2), np.float32)} for i in range(6)}
-    column_writer.write_column(tmp_path, spec_of(), values)
-    path = columns.column_dir(tmp_path, "pose.test") / "column.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
-    with pytest.raises(RecordError, match=message):
-        Column(tmp_path, "pose.test")
-
-
-def test_a_shard_replaced_by_another_of_the_same_size_is_refused(written, tmp_path):
+def test_another_schema_than_the_records_have_is_refused_on_opening(written, schema, message):
     root, directory, _ = written
+    edit_json(directory / "column.json", schema=schema)
+    with pytest.raises(ColumnError, match="its schema .* is not the one that the records were indexed with"):
+        Column(root, "pose.test")
+    with pytest.raises((RecordError, ColumnError), match=message or "another schema than .* was written with"):
+        inspection.rebuild_index(root, "pose.test") if not message else columns.build_index(directory)
+
+
+def test_an_edited_column_json_is_told_apart_and_may_be_accepted(written):
+    root, directory, _ = written
+    path = directory / "column.json"
+    path.write_text(path.read_text().replace('"producer": "tests"', '"producer": "me"'))
+    with pytest.raises(ColumnError, match="changed since it was written; .*mtjax data accept .* --column=pose.test"):
+        Column(root, "pose.test")
+    assert data_cli.main(["accept", str(root), "--column=pose.test"]) == 0
+    assert Column(root, "pose.test").spec.producer == "me"
+
+
+def of_an_earlier_release(directory):
+    """Without what indices, markers and column.json have got since."""
+    with np.load(directory / columns.INDEX) as arrays:
+        kept = {k: v for k, v in arrays.items() if k not in ("crcs", "schema")}
+    np.savez(directory / columns.INDEX, **kept)
+    for marker in (directory / column_writer.MARKERS).glob("*.json"):
+        fields = json.loads(marker.read_text())
+        marker.write_text(json.dumps({k: v for k, v in fields.items() if k not in ("digest", "schema")}))
+    fields = json.loads((directory / "column.json").read_text())
+    (directory / "column.json").write_text(json.dumps({k: v for k, v in fields.items() if k != "seal"}))
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "index of an earlier release"])
+@pytest.mark.parametrize("seconds", [-1, 0, 1])
+def test_a_shard_replaced_by_another_of_the_same_size_is_refused_whatever_its_time(written, tmp_path, earlier, seconds):
+    root, directory, _ = written
+    if earlier:
+        of_an_earlier_release(directory)
+    assert len(Column(root, "pose.test").read(list(range(30)))) == 30
     column_writer.write_column(tmp_path / "other", spec_of(), values_of(seed=1))
     replacement = shard(columns.column_dir(tmp_path / "other", "pose.test"))
     assert replacement.stat().st_size == shard(directory).stat().st_size
     shutil.copy(replacement, shard(directory))
-    newer = (directory / columns.INDEX).stat().st_mtime_ns + 10**9
-    os.utime(shard(directory), ns=(newer, newer))
+    then = (directory / columns.INDEX).stat().st_mtime_ns + seconds * 10**9
+    os.utime(shard(directory), ns=(then, then))
     with pytest.raises(ColumnError, match="was replaced since"):
         Column(root, "pose.test")
+
+
+def test_a_single_replaced_record_is_found_when_it_is_read(written, monkeypatch):
+    root, directory, values = written
+    monkeypatch.setattr(column_index, "SAMPLES", 1)
+    index = Index.load(directory / columns.INDEX)
+    row = max(np.flatnonzero(index.shard == 0)[1:].tolist(), key=lambda r: len(values[index.ids[r]]["x"]))
+    changed = {"x": values[index.ids[row]]["x"] + 1}
+    record = records.frame(records.encode(spec_of().schema, str(index.ids[row]), changed))
+    data, start = bytearray(shard(directory).read_bytes()), int(index.offset[row]) - records.HEADER.size
+    data[start : start + len(record)] = record
+    shard(directory).write_bytes(data)
+    column = Column(root, "pose.test")
+    with pytest.raises(ColumnError, match="another record than was indexed"):
+        column.read([row])
+    assert column_writer.damaged(directory, spec_of(), [0, 1]).keys() == {0}
+    with pytest.raises(ColumnError, match="not the shard that was written here"):
+        column_writer.finish(directory)
 
 
 def test_a_copied_column_opens_though_its_shards_are_newer_than_the_index(written):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import simplejpeg
-from conftest import image_bytes, make_dataset
+from conftest import edit_json, image_bytes, make_dataset
 
 from mtjax import records
 from mtjax.modalities import clip_sampling, images
@@ -42,8 +42,7 @@ def root(tmp_path_factory):
         },
     }
     made = make_dataset(tmp_path_factory.mktemp("rgb") / "d", per_split={"train": 4, "test": 2}, columns_of=columns_of)
-    path = made / "columns" / "pseudo.a" / "column.json"
-    path.write_text(path.read_text().replace('"parameters": {}', '"parameters": {"class_names": ["a", "b", "c", "d"]}'))
+    edit_json(made / "columns" / "pseudo.a" / "column.json", parameters={"class_names": ["a", "b", "c", "d"]})
     return made
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import config_of, image_bytes, make_dataset, train_here
+from conftest import config_of, edit_json, image_bytes, make_dataset, train_here
 from flax import nnx
 
 from mtjax import predict, records, retrieve
@@ -62,9 +62,8 @@ def make_videos(root, counts, *, gone=(), name="made", pseudo=False):
         columns_of["pseudo.k2"] = {"label": of_cluster, "start_s": (seconds, start)}
     make_dataset(root, per_split=counts, classes=3, columns_of=columns_of)
     if pseudo:
-        path = root / "columns" / "pseudo.k2" / "column.json"
-        spec = json.loads(path.read_text())
-        path.write_text(json.dumps(spec | {"parameters": {"class_names": ["cluster 0000", "cluster 0001"]}}))
+        names = {"class_names": ["cluster 0000", "cluster 0001"]}
+        edit_json(root / "columns" / "pseudo.k2" / "column.json", parameters=names)
     dataclasses.replace(Catalog.load(root), name=name).save()
     return root
 
