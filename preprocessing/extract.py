@@ -72,7 +72,7 @@ def _common() -> argparse.ArgumentParser:
     where = common.add_mutually_exclusive_group().add_argument
     where("--videos", type=Path, help="folder of the videos; default: dataset.json's `videos`")
     where("--from", dest="images", default="", metavar="COLUMN", help="no videos, but the JPEG images of this column")
-    add("--num_workers", type=int, default=1, help="processes on this machine")
+    add("--num_workers", type=int, default=1, help="processes on this machine, spread over its GPUs")
     add("--shard", type=_machine, default=(0, 1), metavar="i/n", help="this is machine i of n")
     add("--num_shards", type=int, default=0, help="files of the column; 0: about 150 MB each")
     add("--overwrite", choices=("never", "stale", "always"), default="never")

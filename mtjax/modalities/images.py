@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from mtjax.records import CorruptRecord
 
 JPEG = b"\xff\xd8"
+MAX_PIXELS = 1 << 26  # a thousand bytes may ask for gigabytes
 
 
 @contextlib.contextmanager
@@ -36,6 +37,9 @@ def decode(encoded: bytes, colours: str, *, at_least: tuple[int, int]) -> np.nda
     if encoded[:2] == JPEG:
         height, width = at_least
         try:
+            there = simplejpeg.decode_jpeg_header(encoded)[:2]
+            if there[0] * there[1] > MAX_PIXELS:
+                raise CorruptRecord(f"{there[1]}x{there[0]} pixels, more than {MAX_PIXELS}")
             return simplejpeg.decode_jpeg(encoded, colours, min_height=height, min_width=width)
         except ValueError as e:
             raise CorruptRecord(f"an image of {len(encoded)} bytes cannot be decoded: {e}") from None

@@ -118,11 +118,23 @@ def load_state(path: Path) -> dict[str, Any]:
     return state.get("model", state)
 
 
+_worker = 0  # the number of this process among those of an extraction
+
+
+def use_device_of_worker(number: int) -> None:
+    """Called first in a worker process: "cuda" is another device then for each of as many workers as there are devices."""
+    global _worker
+    _worker = number
+
+
 def torch_device(name: str) -> str:
-    """ "auto" → "cuda" where there is one, else "cpu"; other names as they are."""
+    """ "auto" → "cuda" where there is one, else "cpu"; of several devices "cuda" is this worker's; other names as they are."""
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    devices = torch.cuda.device_count() if name == "cuda" else 0
+    return f"cuda:{_worker % devices}" if devices > 1 else name
 
 
 def in_batches(run: Callable[[slice, int], list], count: int, size: int) -> list:

@@ -1,17 +1,10 @@
 """One column from begin to finish: which shards are to do, in how many processes, and what came of it."""
 
 import contextlib
-import functools
 import json
 import math
-import multiprocessing
-import os
-import queue
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +14,7 @@ from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 from preprocessing.extraction.progress import Progress
 from preprocessing.extraction.shards import Extractor, ShardReport, Source, extract_shard, source_of
+from preprocessing.extraction.workers import extract_in_processes
 
 SHARD_BYTES = 150 << 20
 CLIPS_PER_SMALL_SHARD = 16  # shards get this small only to keep several workers busy
@@ -52,7 +46,7 @@ def run(
       The exit code: 0, or 3 for too many failures.
 
     Raises:
-      CatalogError, ColumnError: cannot begin, and why. BrokenProcessPool: a worker process was killed.
+      CatalogError, ColumnError: cannot begin, and why. BrokenProcessPool: worker processes died again and again.
     """
     catalog = Catalog.load(root)
     clips = {clip.id: clip for clip in catalog.clips}
@@ -210,46 +204,5 @@ def _extract_all(
         for shard, clips in shards.items():
             yield extract_shard(root, spec, shard, clips, extractor, source, progress.add)
         return
-    # Spawned, because a fork of a process with threads (OpenCV's, PyTorch's) may hang.
-    context = multiprocessing.get_context("spawn")
-    events = context.Queue()
     job = {"root": root, "spec": spec, "extractor": extractor, "source": source}
-    with ProcessPoolExecutor(
-        min(num_workers, len(shards)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(job, events, os.getpid()),
-    ) as pool:
-        running = {pool.submit(_extract_in_worker, shard, clips) for shard, clips in shards.items()}
-        try:
-            while running:
-                done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                with contextlib.suppress(queue.Empty):
-                    while True:
-                        progress.add(*events.get_nowait())
-                for future in done:
-                    yield future.result()
-        except BaseException:
-            # Ctrl-C or a full disk: the pool would first end the shards that it has begun and prepared.
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-
-
-_job = None  # of a worker process, sent once: with masks or a model it is large
-
-
-def _start_worker(job: dict, events: multiprocessing.Queue, parent: int) -> None:
-    global _job
-    _job = functools.partial(extract_shard, **job, progress=lambda written, failed: events.put((written, failed)))
-
-    def die_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)  # a killed parent's workers would otherwise hold their shards' locks
-
-    threading.Thread(target=die_with_parent, daemon=True).start()
-
-
-def _extract_in_worker(shard: int, clips: list[Clip]) -> ShardReport:
-    return _job(shard=shard, clips=clips)
+    yield from extract_in_processes(job, shards, num_workers, progress)

@@ -72,7 +72,7 @@ class StoredFrames:
             raise VideoError("decode", f"{len(images)} images at {len(times_s)} times")
         wanted = self._pick(times_s, extractor)
         frames = self._frames([images[i] for i in wanted], extractor.short_side)
-        source_px = _decode_jpeg(images[0]).shape[1::-1]
+        source_px = _decode_jpeg(images[0], self.limits).shape[1::-1]
         size_px = tuple(np.asarray(record.get("size_px", source_px)).tolist())
         partial = bool(record.get("partial", False))
         return video_clip.Clip(frames, times_s[wanted].astype(np.float32), rate, size_px, source_px, partial)
@@ -85,20 +85,24 @@ class StoredFrames:
 
     def _frames(self, images: Sequence[bytes], short_side: int) -> np.ndarray:
         """uint8 [t h w 3]."""
-        first = video_clip.shrink(_decode_jpeg(images[0]), short_side)
+        first = video_clip.shrink(_decode_jpeg(images[0], self.limits), short_side)
         self.limits.check("max_clip_bytes", len(images) * first.nbytes, f"bytes of {len(images)} frames:")
         frames = np.empty((len(images), *first.shape), np.uint8)
         for i, image in enumerate(images):
-            frame = video_clip.shrink(_decode_jpeg(image), short_side)
+            frame = video_clip.shrink(_decode_jpeg(image, self.limits), short_side)
             if frame.shape != first.shape:
                 raise VideoError("decode", f"images of {first.shape[1::-1]} and of {frame.shape[1::-1]} pixels")
             frames[i] = frame
         return frames
 
 
-def _decode_jpeg(image: bytes) -> np.ndarray:
-    """uint8 [h w 3]."""
+def _decode_jpeg(image: bytes, limits: Limits) -> np.ndarray:
+    """uint8 [h w 3]. Its header is looked at first: a thousand bytes may ask for gigabytes."""
     try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(image)
+        limits.check("max_pixels", width * height, f"pixels of a {width}x{height} image:")
         return simplejpeg.decode_jpeg(image, colorspace="RGB")
-    except ValueError as e:
+    except VideoError:
+        raise
+    except (ValueError, MemoryError) as e:
         raise VideoError("decode", f"an image of {len(image)} bytes cannot be decoded: {e}") from None

@@ -7,17 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import image_bytes
+from dying_extractor import Dying
 from test_video import grey_video
 
 from mtjax import records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
+from mtjax.modalities import images
 from preprocessing import extract
-from preprocessing.extraction import column_run, kinds
+from preprocessing.extraction import backends, column_run, kinds, workers
 from preprocessing.extraction.shards import Decoding, Failure, extract_shard
 from preprocessing.extractors import tracks
 from preprocessing.videos.video_file import VideoError, locate
@@ -244,6 +249,99 @@ def test_batches_are_halved_down_to_the_clip_at_fault(moving):
     assert failures["clip5"] == ("grey", "too dull") and failures["clip7"] == ("extract", "ValueError: not this one")
     assert failures["clip4"][0] == "write" and "NaN" in failures["clip4"][1]
     assert len(column) == 9 and "clip6" in column
+
+
+def test_a_damaged_or_missing_shard_is_written_again_by_the_same_command(moving, capsys):
+    assert run(moving, "--num_shards=3") == 0
+    whole, directory = content(moving), columns.column_dir(moving, "tracks.lk")
+    first, second = sorted(directory.glob("*.tfrecord"))[:2]
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(data)
+    assert run(moving) == 0
+    assert "shard 0 is written again: " in capsys.readouterr().out and content(moving) == whole
+    second.unlink()
+    assert run(moving) == 0
+    assert content(moving) == whole
+    assert run(moving) == 0 and "written again" not in capsys.readouterr().out
+
+
+def test_a_shard_replaced_by_another_run_s_is_written_again(moving, tmp_path):
+    other = shutil.copytree(moving, tmp_path / "other")
+    assert run(moving, "--num_shards=3") == 0 and run(other, "--num_shards=3", "--box=0,0,0.5,0.5") == 0
+    whole, theirs = content(moving), sorted(columns.column_dir(other, "tracks.lk").glob("*.tfrecord"))[0]
+    ours = columns.column_dir(moving, "tracks.lk") / theirs.name
+    assert theirs.stat().st_size == ours.stat().st_size and theirs.read_bytes() != ours.read_bytes()
+    shutil.copy(theirs, ours)
+    assert run(moving) == 0 and content(moving) == whole
+
+
+def test_a_worker_that_dies_is_started_again(moving, tmp_path, capsys):
+    code = column_run.run(
+        moving, Dying(tmp_path, 1), Decoding(moving / "videos"), producer="test", num_workers=2, num_shards=4
+    )
+    assert code == 0 and len(columns.Column(moving, "grey")) == 12
+    said = capsys.readouterr().err
+    assert said.count("and is started again; 1 so far") == 1 and "Traceback" not in said and "12/12 clips" in said
+
+
+def test_workers_that_die_of_one_shard_every_time_end_the_run(moving, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "MAX_DEATHS", 1)
+    with pytest.raises(BrokenProcessPool):
+        column_run.run(
+            moving, Dying(tmp_path, 99), Decoding(moving / "videos"), producer="test", num_workers=2, num_shards=2
+        )
+    assert len(list(tmp_path.glob("death*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "asked, devices, used",
+    [("auto", 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0"]), ("cuda", 2, ["cuda:0", "cuda:1", "cuda:0"]),
+     ("cuda", 1, ["cuda", "cuda"]), ("cuda:1", 4, ["cuda:1", "cuda:1"]), ("auto", 0, ["cpu", "cpu"])],
+)  # fmt: skip
+def test_workers_are_spread_over_devices(monkeypatch, asked, devices, used):
+    cuda = types.SimpleNamespace(is_available=lambda: devices > 0, device_count=lambda: devices)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(backends, "_worker", 0)
+    found = []
+    for number in range(len(used)):
+        backends.use_device_of_worker(number)
+        found.append(backends.torch_device(asked))
+    assert found == used
+
+
+def test_an_extraction_beside_another_is_told_in_one_line(moving, capsys):
+    assert run(moving) == 0
+    directory = columns.column_dir(moving, "tracks.lk")
+    with column_writer._locked(directory / column_writer.MARKERS / "00000.lock"):
+        assert run(moving, "--overwrite=always") == 2
+    said = capsys.readouterr().err
+    assert "shard 00000 of" in said and "is being written by another process" in said and "Traceback" not in said
+    assert len(columns.Column(moving, "tracks.lk")) == 12  # and nothing was deleted
+
+
+def test_an_image_of_few_bytes_that_asks_for_gigabytes_costs_one_clip(tmp_path, capsys):
+    jpeg = bytearray(image_bytes(np.zeros((8, 8, 3), np.uint8), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    bomb = bytes(jpeg[:at]) + b"\xff\xdc\xff\xdc" + bytes(jpeg[at + 4 :])
+    good = [bytes(jpeg)] * 3
+    Catalog(tmp_path, "n", "1", (), (Clip("a", ("t",)), Clip("b", ("t",)))).save()
+    spec = columns.Spec("frames", {"frames": records.Feature("jpeg", (-1,))}, 1, "tests")
+    column_writer.write_column(tmp_path, spec, {"a": {"frames": good}, "b": {"frames": [bomb] * 3}})
+    assert extract.main(["flow", str(tmp_path)]) == 3
+    assert "b: limits: max_pixels: pixels of a 65500x65500 image" in capsys.readouterr().out
+    with pytest.raises(records.CorruptRecord, match="65500x65500 pixels, more than"):
+        images.decode(bomb, "RGB", at_least=(8, 8))
+
+
+class Broken(Fussy):
+    def extract(self, clip_ids, clips):
+        return [clip.no_such_field for clip in clips]
+
+
+def test_a_fault_of_an_extractor_s_program_ends_the_run(moving):
+    with pytest.raises(AttributeError, match="no_such_field"):
+        column_run.run(moving, Broken(), Decoding(moving / "videos"), producer="test")
 
 
 def test_one_video_is_tracked_as_in_a_dataset(moving):
