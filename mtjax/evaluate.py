@@ -3,18 +3,19 @@
 mtjax evaluate WORKDIR [--evals=test] [--split=test2] [--root=DIR]
 """
 
-import json
 import sys
 from pathlib import Path
 
 import jax
 
+from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.compute import distributed
 from mtjax.lookup import ConfigError
 from mtjax.run import checkpoint
 from mtjax.run.evaluation import check_overlap, run_eval, save_rows
 from mtjax.run.experiment import open_run
+from mtjax.run.results import to_json
 
 
 @shell.command("evaluate")
@@ -24,12 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--evals", default="", help="names in config.evals, comma separated (default: all)")
     parser.add_argument("--split", default="", help="score this split instead of the evals' own")
     parser.add_argument("--root", default="", help="dataset folder, if it has moved")
+    arguments.add_allow_code(parser)
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     parser.add_argument(
         "--allow_overlap", action="store_true", help="score clips that were trained on; they are counted"
     )
     parser.add_argument("--distributed", action="store_true", help="join the other processes, as mtjax.train does")
     args = parser.parse_args(argv)
+    lookup.allow_code(args.allow_code)
     if args.distributed:
         distributed.initialize()
     experiment, state, meta = open_run(
@@ -51,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             unwritable = e
         results |= scores | ({f"{name}/overlap": shared} if shared else {})
     if jax.process_index() == 0:
-        print(json.dumps({"step": meta["step"], **results}, indent=1))
+        print(to_json({"step": meta["step"], **results}))
     if unwritable:
         raise unwritable
     return 0

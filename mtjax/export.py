@@ -18,6 +18,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
@@ -79,8 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--out", type=Path, default=None, help="file (default: WORKDIR/model.jaxexport)")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="comma separated")
+    arguments.add_allow_code(parser)
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = parser.parse_args(argv)
+    lookup.allow_code(args.allow_code)
     out = args.out or args.workdir / "model.jaxexport"
     experiment, state, meta = open_run(args.workdir, args.step)
     exported = export(experiment, state, args.platforms.split(","))

@@ -67,7 +67,7 @@ def resolve(room: str, name: str) -> Any:
                 raise  # the file exists, one of its own imports does not
             continue
         if not hasattr(module, attribute):
-            raise ConfigError(f"{path} has no {attribute!r}{_did_you_mean(attribute, vars(module))}")
+            raise ConfigError(f"{path} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
         found = getattr(module, attribute)
         if foreign and callable(found) and not str(getattr(found, "__module__", "")).startswith(f"mtjax.{room}."):
             break
@@ -111,7 +111,7 @@ def check_keywords(function: Any, keywords: Mapping[str, Any], where: str, *, sk
     known = [p.name for p in parameters]
     for key in keywords:
         if key not in known:
-            raise ConfigError(f"config.{where}.{key}: {function.__name__} takes no {key!r}{_did_you_mean(key, known)}")
+            raise ConfigError(f"config.{where}.{key}: {function.__name__} takes no {key!r}{did_you_mean(key, known)}")
     for p in parameters:
         if p.name in keywords and (wanted := _wanted(keywords[p.name], p.annotation)):
             raise ConfigError(f"config.{where}.{p.name}={keywords[p.name]!r}: {function.__name__} wants {wanted}")
@@ -164,7 +164,8 @@ def _name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _did_you_mean(word: str, known: Any) -> str:
+def did_you_mean(word: str, known: Any) -> str:
+    """What a message ends with: the nearest known word, or all of them."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return (
         f"; did you mean {close[0]!r}?" if close else f"; it takes {sorted(k for k in known if not k.startswith('_'))}"

@@ -11,14 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.command.errors import InputError
 from mtjax.data import columns
 from mtjax.raw_video import overlay
 from mtjax.raw_video import predict as raw_video
 from mtjax.run.experiment import OpenRun, open_run
-from mtjax.run.plain_config import read_config
 from mtjax.run.prediction_column import write_column
+from mtjax.run.saved_config import read_config
 
 
 @shell.command("predict")
@@ -55,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--cache", default="", help="config.data.cache for this prediction (default: the run's)")
     parser.add_argument("--batch", type=int, default=0, help="clips at once (default: the run's)")
+    arguments.add_allow_code(parser)
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = parser.parse_args(argv)
+    lookup.allow_code(args.allow_code)
     if bool(args.videos) == bool(args.column):
         parser.error("give either VIDEO files or --column=NAME")
     if args.column:

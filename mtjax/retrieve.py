@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.run.retrieval import LABEL, VIDEO, notes_of, retrieve, table_of
 
@@ -34,8 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--at", type=_numbers, default=(1, 5, 10, 20, 50), help="k of R@k, comma separated")
     parser.add_argument("--batch", type=int, default=0, help="videos described at once (default: the run's)")
+    arguments.add_allow_code(parser)
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = vars(parser.parse_args(argv))
+    lookup.allow_code(args.pop("allow_code"))
     scores, facts = retrieve(args.pop("workdir"), **args)
     header, rows = table_of(scores)
     table = Table(*header, title=f"{args['name']} (%)")

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from mtjax import lookup
 from mtjax.command import shell
 from mtjax.command.errors import PREEMPTED, MtjaxError
 from mtjax.compute import distributed, host_memory, sharding
@@ -134,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, rest = flags.parse(argv, given)
     if rest:
         raise ConfigError(f"unexpected arguments {rest}; settings are written --config.a.b=value")
+    lookup.allow_code(given.allow_code)
     if given.distributed:
         distributed.initialize()
     if given.dry_run:

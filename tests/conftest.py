@@ -61,7 +61,7 @@ from absl.testing import flagsaver
 from jax.sharding import AxisType
 from PIL import Image
 
-from mtjax import records
+from mtjax import lookup, records
 from mtjax import train as loop
 from mtjax.compute import sharding
 from mtjax.compute.distributed import Preemption
@@ -230,6 +230,14 @@ def train_here(config: dict, workdir: Path) -> dict[str, float]:
         return loop.train(run.exp, run, Preemption())
     finally:
         run.checkpoints.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def allowed_code(request):
+    """The configs of workdirs may name what a test's own file defines, and nothing else outside of mtjax."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "_allowed", {request.module.__name__})
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mtjax.chain.freshness import CHECK, DONE, STALE, TO_DO, State
 from mtjax.chain.steps import Configs, Last, Step
 from mtjax.data import columns
 from mtjax.data.origin import columns_named
-from mtjax.run import flags, plain_config
+from mtjax.run import flags, plain_config, saved_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Train(Step):
         workdir = Path(self.workdir)
         if not (begun := freshness.begun_of(workdir)):
             return State(TO_DO)
-        there = plain_config.read_config(workdir)
+        there = saved_config.read_config(workdir)
         now = plain_config.from_json(json.dumps(self.values))
         if changed := plain_config.refused_on_resume(there, now):
             path, (before, after) = next(iter(changed.items()))

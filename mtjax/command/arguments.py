@@ -21,3 +21,14 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"mtjax {name}", description=textwrap.dedent(doc or ""), formatter_class=Help, allow_abbrev=False
     )
+
+
+def add_allow_code(parser: argparse.ArgumentParser) -> None:
+    """`--allow_code`, a list for `lookup.allow_code`: a workdir may come from somebody else."""
+    parser.add_argument(
+        "--allow_code",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=[],
+        metavar="MODULES",
+        help="modules outside of mtjax, comma separated, that a workdir's config may name and run, e.g. my_lab",
+    )

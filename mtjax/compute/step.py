@@ -138,7 +138,7 @@ class Program:
     ) -> tuple[State, Scalars]:
         """One update; `state` is donated. `fetch` turns `batch` into a batch inside jit (a cursor into a table on the device).
 
-        A step whose loss or gradient is not finite changes nothing but the counters.
+        A step whose loss, gradient or result is not finite changes nothing but the counters.
         """
         return self._jit_train_step(state, batch, self._step_key, fetch=fetch)
 
@@ -193,7 +193,8 @@ class Program:
         params = jax.tree.map(lambda p, u: p + factor * u, state["params"], updates)
         decay, newest = self.optimizer.ema, self._averaged(params, rest)
         ema = {k: decay * old + (1 - decay) * newest[k] for k, old in state["ema"].items()}
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        size = optax.global_norm(ema or params)  # what predicts: a step may be finite and yet lead out of the numbers
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(size)
         old = {k: state[k] for k in ("params", "rest", "opt", "ema")}
         new = {"params": params, "rest": rest, "opt": opt, "ema": ema}
         skipped = {

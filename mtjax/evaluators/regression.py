@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtjax.command.errors import InputError
 from mtjax.command.ranges import Positive
 from mtjax.evaluators.aggregation import aggregate
 from mtjax.types import Rows
@@ -17,6 +18,7 @@ class PearsonR:
 
     def __init__(self, data: "Data", *, split: str):
         self.split = split
+        check_targets(data, split)
         self.names = data.catalog.info.get("target_names") or [str(i) for i in range(data.targets.shape[1])]
         self.video = np.unique([c.path or c.id for c in data.catalog.clips], return_inverse=True)[1]
 
@@ -35,6 +37,7 @@ class RelativePose:
 
     def __init__(self, data: "Data", *, split: str, step: Positive = 1):
         self.split, self.step = split, step
+        check_targets(data, split)
 
     def score(self, rows: Rows) -> dict[str, float]:
         """RMSE of the relative pose error over all steps of all clips: `rpe_trans_m`, `rpe_rot_deg`; `loss`, `n` clips."""
@@ -49,6 +52,15 @@ class RelativePose:
             "loss": float(rows["loss"].mean()),
             "n": float(len(errors)),
         }
+
+
+def check_targets(data: "Data", split: str) -> None:
+    """Raises InputError when a clip of the split has no target, or one that is no number."""
+    rows = data.rows(split)
+    bad = ~np.isfinite(data.targets[rows]).all(1) if data.targets.shape[1] else np.ones(len(rows), bool)
+    if bad.any():
+        clip = data.catalog.clips[rows[bad.argmax()]].id
+        raise InputError(f"split {split!r}: {bad.sum()} of {len(rows)} clips have no target, {clip!r} …")
 
 
 def pearson_r(predicted: np.ndarray, target: np.ndarray) -> float:

@@ -44,7 +44,13 @@ def unit(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def nearest(queries: Float[np.ndarray, "q d"], gallery: Float[np.ndarray, "g d"], k: int) -> Int[np.ndarray, "q k"]:
-    """The k nearest of the gallery by cosine, nearest first; of equals the first."""
+    """The k nearest of the gallery by cosine, nearest first; of equals the first.
+
+    Raises:
+      InputError: a feature is NaN or infinite, which is near to nothing.
+    """
+    if not (np.isfinite(queries).all() and np.isfinite(gallery).all()):
+        raise InputError("features that are NaN or infinite cannot be compared")
     found, queries, gallery = [], unit(queries), unit(gallery)
     k = min(k, len(gallery))
     for start in range(0, len(queries), BLOCK):

@@ -23,11 +23,13 @@ class Top1:
           aggregate: "none" scores clips; "probs" (of `field`) or "logits" averages over the clips of one source video first.
 
         Raises:
-          ValueError: a `field` beside logits, which are of the task's own rule.
+          InputError: a `field` beside logits, which are of the task's own rule; a split without labels.
         """
         if aggregate == "logits" and field != "probs":
             raise InputError(f"config.evals: aggregate='logits' averages `logits`, not field={field!r}; use 'probs'")
         self.split, self.how, self.field = split, aggregate, field
+        if not (data.labels[data.rows(split)] >= 0).any():
+            raise InputError(_no_label(split))
         paths = [c.path or c.id for c in data.catalog.clips]
         self.video = np.unique(paths, return_inverse=True)[1]
 
@@ -44,38 +46,54 @@ class Top1:
 
     def score(self, rows: Rows) -> dict[str, float]:
         """`top1`, `top5`, `macro` (mean over the classes present), `loss`, and `n`: how many items were counted;
-        `unobserved`: how many of the clips show nothing (data that says so)."""
+        `unobserved`: how many of the clips show nothing (data that says so).
+
+        Raises:
+          InputError: no clip has a label.
+        """
         probs, labels = self.scored(rows)
+        if not len(labels):
+            raise InputError(_no_label(self.split))
         loss = rows["loss"][rows["label"] >= 0]
         unobserved = {"unobserved": float((~rows["observed"]).sum())} if "observed" in rows else {}
         return unobserved | {
             "top1": top_k(probs, labels, 1),
             "top5": top_k(probs, labels, 5),
             "macro": macro_accuracy(probs.argmax(-1), labels),
-            "loss": float(loss.mean()) if len(loss) else float("nan"),
+            "loss": float(loss.mean()),
             "n": float(len(labels)),
         }
+
+
+def _no_label(split: str) -> str:
+    return (
+        f"split {split!r} has no labelled clip, so there is nothing to score; name another in config.evals or --split"
+    )
 
 
 def labelled(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """(probabilities [items, classes], labels [items]) of the rows that have a label.
 
-    An item of which nothing was `observed` is an error at any k, whatever ties say: its own class comes last.
+    An item of which nothing was `observed`, or whose prediction is not finite, is an error at any k, whatever ties say: its
+    own class comes last.
     """
     probs, labels = rows["probs"], rows["label"]
     observed = rows.get("observed", np.ones(len(labels), bool))
+    observed = observed & np.isfinite(probs).all(1)  # a prediction that is no number is none
+    probs = np.where(np.isfinite(probs), probs, 0.0)
     probs = np.where(~observed[:, None] & (np.arange(probs.shape[1]) == labels[:, None]), -1.0, probs)
     return probs[labels >= 0], labels[labels >= 0]
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of items, in %, whose label is among the k largest scores; ties go to the lower class index. NaN if empty."""
+    """Share of items, in %, whose label is among the k largest scores; ties go to the lower class index, and an item
+    with a score that is NaN or infinite is none of them. NaN if empty."""
     if not len(labels):
         return float("nan")
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     before = np.arange(scores.shape[1])[None] < labels[:, None]
     rank = ((scores > own) | ((scores == own) & before)).sum(1)
-    return float(100 * (rank < k).mean())
+    return float(100 * ((rank < k) & np.isfinite(scores).all(1)).mean())
 
 
 def macro_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:

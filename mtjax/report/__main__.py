@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.lookup import ConfigError
 from mtjax.report import found, paper_tables
@@ -55,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     sections = found.sections(outside.section)
     for section in sections:
         section.add_flags(parser)
+    arguments.add_allow_code(parser)
     args = parser.parse_args(argv)
+    lookup.allow_code(args.allow_code)
     runs = [Result.load(w) for w in args.workdirs]
     groups = group_runs(runs)
     tables = paper_tables.load_tables()

@@ -8,10 +8,8 @@ aside as `N.bad`.
 import base64
 import concurrent.futures
 import contextlib
-import hashlib
-import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,18 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
-from orbax.checkpoint import checkpoint_managers
 
 from mtjax.command.errors import InputError, MtjaxError
+from mtjax.run import checkpoint_folder, checkpoint_meta
 
-STATE, META = "state", "meta"
+STATE = "state"
 
 
 class NoGoodCheckpoint(MtjaxError, RuntimeError):
     """There are checkpoints and none can be used. Never a reason to start from scratch in silence."""
+
+
+class Misfit(InputError):
+    """A checkpoint is sound, but its arrays are not those of this config. It is no damage: nothing is set aside."""
 
 
 @jax.jit
@@ -49,11 +50,6 @@ def checksums(tree: Any) -> UInt32[Array, " leaves"]:
     return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def _seal(meta: Mapping[str, Any]) -> str:
-    kept = {k: v for k, v in meta.items() if k != "seal"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
 def pack_ids(ids: Sequence[str]) -> str:
     """Clip ids as a short printable string, for the checkpoint's meta data."""
     return base64.b64encode(zlib.compress("\n".join(ids).encode())).decode()
@@ -63,48 +59,52 @@ def unpack_ids(packed: str) -> list[str]:
     return zlib.decompress(base64.b64decode(packed)).decode().split("\n")
 
 
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 class Checkpoints:
-    """The checkpoints of one run, under `directory`."""
+    """The checkpoints of one run, under `directory`.
+
+    Attributes:
+      closing: what is let go of when they are closed, e.g. the lock on their workdir.
+    """
 
     def __init__(self, directory: str, *, keep: int = 2, best_mode: str = "max", read_only: bool = False):
-        """Keeps the `keep` latest steps and the best one (`best_mode` "max" or "min" of the metric given to `save`)."""
-        self.directory = epath.Path(directory)
+        """Keeps the `keep` latest steps and the best one (`best_mode` "max" or "min" of the metric given to `save`).
+
+        Raises:
+          NoGoodCheckpoint: `read_only`, and the folder is not there. InputError: a URL that cannot be opened.
+        """
+        self.directory = checkpoint_folder.opened(directory)
         if read_only and not self.directory.exists():
             raise NoGoodCheckpoint(f"{directory} does not exist: no checkpoint was saved there")
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["metric"],
-            n=1,
-            reverse=best_mode == "min",
-            keep_checkpoints_without_metrics=False,
-        )
-        latest = checkpoint_managers.LatestN(keep)
+        self.closing = contextlib.ExitStack()
         self._best_mode = best_mode
-        with _without_warnings():  # that a read-only manager will not write
+        self._metrics: dict[int, float | None] = {}
+        with checkpoint_folder.without_warnings():  # that a read-only manager will not write
             self._options = ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
-                best_fn=lambda metrics: metrics["metric"],
-                best_mode=best_mode,
+                preservation_policy=checkpoint_folder.Kept(keep, self._best_of),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             )
+        if not read_only:
+            self._alone(checkpoint_folder.recover)
         self._manager = self._open()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._started: concurrent.futures.Future | None = None
         self._host: Any = None
 
     def _open(self) -> ocp.CheckpointManager:
-        with _without_warnings():  # that a read-only manager will not write
-            return ocp.CheckpointManager(self.directory, options=self._options)
+        with checkpoint_folder.without_warnings():  # that a read-only manager will not write
+            manager = ocp.CheckpointManager(self.directory, options=self._options)
+        for step in manager.all_steps():
+            if step not in self._metrics:
+                self._metrics[step] = checkpoint_meta.metric_of(manager, step)
+        return manager
+
+    def _alone(self, change: Callable[..., None], *arguments: Any) -> None:
+        """Lets process 0 change the folder while all others wait."""
+        if jax.process_index() == 0:
+            change(self.directory, *arguments)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"{change.__name__} {arguments} {self.directory}")
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -117,10 +117,8 @@ class Checkpoints:
         A step that exists is left as it is, unless it gains a metric: a run stopped before its evaluation was done.
         """
         self.wait()
-        if step in self._manager.all_steps():
-            if metric is None or self._metric(step) is not None:
-                return
-            self._manager.delete(step)
+        if step in self._manager.all_steps() and (metric is None or self._metrics.get(step) is not None):
+            return
         sums = checksums(state)
         if jax.process_count() > 1:
             self._write(step, state, sums, meta, metric)
@@ -139,26 +137,47 @@ class Checkpoints:
         return self._host
 
     def _write(self, step: int, state: Any, sums: Array, meta: Mapping[str, Any], metric: float | None) -> None:
+        metric = None if metric is None or not np.isfinite(metric) else float(metric)
         meta = dict(meta) | {"step": step, "metric": metric, "checksums": np.asarray(sums).tolist()}
-        meta["seal"] = _seal(meta)
-        metrics = None if metric is None or not np.isfinite(metric) else {"metric": float(metric)}
-        args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(meta)})
-        with _without_warnings():  # that a step has no metric
-            self._manager.save(step, args=args, metrics=metrics, force=True)
+        meta["structure"] = checkpoint_meta.structure_of(state)
+        meta["seal"] = checkpoint_meta.seal_of(meta)
+        args = ocp.args.Composite(
+            **{STATE: ocp.args.StandardSave(state), checkpoint_meta.META: ocp.args.JsonSave(meta)}
+        )
+        exists = step in self._manager.all_steps()
+        self._metrics[step] = metric
+        with checkpoint_folder.named_in_errors(self.directory):
+            if exists:
+                self._rewrite(step, args)
+            else:
+                self._manager.save(step, args=args, force=True)
+
+    def _rewrite(self, step: int, args: ocp.args.Composite) -> None:
+        """Replaces a step: its replacement is complete before the old one goes, so one of them is always there."""
+        with ocp.CheckpointManager(self.directory / checkpoint_folder.REWRITING) as beside:
+            beside.save(step, args=args, force=True)
+        self._manager.close()
+
+        self._alone(checkpoint_folder.replace, step)
+        self._manager = self._open()
 
     def wait(self) -> None:
         """Until the save under way is on disk; raises what went wrong with it."""
-        if self._started is not None:
-            started, self._started = self._started, None
-            started.result()
-        self._manager.wait_until_finished()
+        with checkpoint_folder.named_in_errors(self.directory):
+            if self._started is not None:
+                started, self._started = self._started, None
+                started.result()
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         try:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._manager.close()
+            try:
+                self._manager.close()
+            finally:
+                self.closing.close()
 
     def restore_latest(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
         """(state, meta) of the newest step that passes its checks, None when nothing was ever saved.
@@ -168,6 +187,7 @@ class Checkpoints:
 
         Raises:
           NoGoodCheckpoint: every step failed; they are kept as `N.bad`.
+          Misfit: the newest is sound, but of another model or optimizer.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -185,7 +205,7 @@ class Checkpoints:
         """(state, meta) of one step.
 
         Raises:
-          NoGoodCheckpoint: it is missing or fails its checks.
+          NoGoodCheckpoint: it is missing or fails its checks. Misfit: it is of another model or optimizer.
         """
         if step not in self._manager.all_steps() or (found := self._try(step, template)) is None:
             raise NoGoodCheckpoint(f"{self.directory}: step {step} is missing or damaged; there are {self.steps()}")
@@ -193,9 +213,11 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The kept step with the best metric; the earliest of equals; None when no step has one."""
-        scores = {s: self._metric(s) for s in self.steps()}
+        return self._best_of(self.steps())
+
+    def _best_of(self, steps: Iterable[int]) -> int | None:
         sign = 1 if self._best_mode == "max" else -1
-        rated = [(-sign * score, s) for s, score in scores.items() if score is not None]
+        rated = [(-sign * metric, s) for s in steps if (metric := self._metrics.get(s)) is not None]
         return min(rated)[1] if rated else None
 
     def number_of(self, step: str, *, best: bool) -> tuple[int, bool]:
@@ -215,9 +237,12 @@ class Checkpoints:
             raise NoGoodCheckpoint(f"{self.directory}: {there}")
         return number, exact
 
-    def _metric(self, step: int) -> float | None:
-        metrics = self._manager.metrics(step)
-        return metrics["metric"] if metrics else None
+    def config(self) -> dict[str, Any] | None:
+        """The config that the newest step was trained with; None where no step knows it."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(Exception):  # damaged: an older step knows it as well
+                return self.read_meta(step)["config"]
+        return None
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """The meta data alone, checked against its seal.
@@ -225,22 +250,28 @@ class Checkpoints:
         Raises:
           ValueError: it was altered.
         """
-        meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
-        if meta.get("seal") != _seal(meta):
-            raise InputError("the meta data differ from their seal")
-        return meta
+        return checkpoint_meta.read_meta(self._manager, step)
 
     def _try(self, step: int, template: Any) -> tuple[Any, dict[str, Any]] | None:
         problem, found = "", None
         try:
             meta = self.read_meta(step)
-            args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(template)})
-            state = self._manager.restore(step, args=args)[STATE]
-            if np.asarray(checksums(state)).tolist() != meta["checksums"]:
-                problem = "an array differs from its checksum"
-            found = state, meta
+            if checkpoint_meta.fits(meta, template):
+                args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(template)})
+                state = self._manager.restore(step, args=args)[STATE]
+                if np.asarray(checksums(state)).tolist() != meta["checksums"]:
+                    problem = "an array differs from its checksum"
+                found = state, meta
         except Exception as e:  # Orbax raises whatever the damaged layer raised; all of it means "not this step"
+            if isinstance(e, MemoryError | PermissionError) or "RESOURCE_EXHAUSTED" in str(e):
+                raise  # of this machine, not of the step
             problem = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:200]
+        if not problem and found is None:
+            raise Misfit(
+                f"{self.directory}/{step} is of another model or optimizer: its {len(meta['checksums'])} arrays are not the "
+                f"{len(jax.tree.leaves(template))} of this config, or have other shapes. It is left as it is; take the config "
+                "that it was saved with, or another --workdir"
+            )
         if jax.process_count() > 1:  # a step is good only if every process could read it
             everywhere = multihost_utils.process_allgather(np.array([not problem]))
             problem = problem or ("" if everywhere.all() else "another process cannot read it")
@@ -253,13 +284,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         self._manager.close()
-        if jax.process_index() == 0:
-            target = self.directory / f"{step}.bad"
-            if target.exists():
-                target.rmtree()
-            (self.directory / str(step)).rename(target)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside {step}")
+
+        self._alone(checkpoint_folder.set_aside, step)
+        self._metrics.pop(step, None)
         self._manager = self._open()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 from mtjax.compute import sharding
@@ -69,10 +70,35 @@ def predict_rows(
 def run_eval(
     experiment: Experiment, state: State, name: str, stop: Callable[[], bool] = lambda: False
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(`<name>/<metric>` → value, rows) of one entry of `config.evals`."""
+    """(`<name>/<metric>` → value, rows) of one entry of `config.evals`.
+
+    Clips whose prediction is NaN or infinite are warned of and counted as `<name>/not_finite`; evaluators give them no hit.
+
+    Raises:
+      FloatingPointError: no prediction is finite.
+    """
     evaluator = experiment.evaluators[name]
     rows = predict_rows(experiment, state, experiment.data.rows(evaluator.split), stop)
-    return {f"{name}/{metric}": value for metric, value in evaluator.score(rows).items()}, rows
+    wrong = np.flatnonzero(~finite_rows(rows))
+    if len(wrong):
+        ids = [experiment.data.catalog.clips[rows["clip"][i]].id for i in wrong[:3]]
+        message = (
+            f"config.evals.{name}: {len(wrong)} of {len(rows['clip'])} predictions are NaN or infinite, of {ids} …"
+        )
+        if len(wrong) == len(rows["clip"]):
+            raise FloatingPointError(f"{message}; the weights or their moving average are not finite")
+        logging.warning("%s", message)
+    counted = {"not_finite": float(len(wrong))} if len(wrong) else {}
+    return {f"{name}/{metric}": value for metric, value in (dict(evaluator.score(rows)) | counted).items()}, rows
+
+
+def finite_rows(rows: Rows) -> np.ndarray:
+    """bool [n]: whether all that is predicted of a clip is finite; what was passed on from the dataset is not looked at."""
+    good = np.ones(len(rows["clip"]), bool)
+    for field, values in rows.items():
+        if field not in (*PASSED_ON, "loss") and np.issubdtype(values.dtype, np.floating):
+            good &= np.isfinite(values.reshape(len(values), -1)).all(1)
+    return good
 
 
 def save_rows(workdir: Path, name: str, rows: Rows) -> None:

@@ -1,7 +1,6 @@
 """From a config to the objects of a run. The sections of a config are exactly SECTIONS; each is a constructor's keywords."""
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -22,7 +21,8 @@ from mtjax.data.order import Order
 from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
 from mtjax.run import checkpoint
-from mtjax.run.plain_config import read_config, refuse_moved
+from mtjax.run.plain_config import refuse_moved
+from mtjax.run.saved_config import read_config
 from mtjax.types import Evaluator, Task, Teacher
 
 # Of a `data` section: how it reads a dataset. What else all modalities share is about which clips and labels training uses.
@@ -96,7 +96,9 @@ class Experiment:
     def __init__(self, config: Mapping[str, Any], *, fake: bool = False):
         """`fake`: no dataset (dry run); class count comes from the task section."""
         if unknown := [k for k in config if k not in SECTIONS]:
-            raise ConfigError(f"config.{unknown[0]}: sections are {SECTIONS}{_near(unknown[0], SECTIONS)}")
+            raise ConfigError(
+                f"config.{unknown[0]}: sections are {SECTIONS}{lookup.did_you_mean(unknown[0], SECTIONS)}"
+            )
         if missing := [k for k in SECTIONS if k not in config]:
             raise ConfigError(f"config needs the sections {missing}")
         self.config, self.seed = config, int(config["seed"])
@@ -130,7 +132,8 @@ class Experiment:
             if wrong := [w for w in self.train.watch if w not in self.evaluators]:
                 raise ConfigError(f"config.train.watch: {wrong} are not in config.evals {list(self.evaluators)}")
         model = config["model"]
-        lookup.check_keywords(lookup.resolve("models", model["name"]), _unnamed(model), "model", fixed=("rngs",))
+        sizes = {k: v for k, v in model.items() if k != "name"}
+        lookup.check_keywords(lookup.resolve("models", model["name"]), sizes, "model", fixed=("rngs",))
         self.program = Program(
             model=lambda rngs: lookup.build("models", model, rngs=rngs),
             task=self.task,
@@ -208,15 +211,6 @@ def _construct(cls: type, section: Mapping[str, Any], where: str) -> Any:
     return cls(**section)
 
 
-def _unnamed(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in section.items() if k != "name"}
-
-
-def _near(word: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def checkpoints_of(workdir: Path, section: Train, *, read_only: bool = False) -> checkpoint.Checkpoints:
     """The checkpoints of a run, from the `train` section of its config."""
     where = section.checkpoints if "://" in section.checkpoints else str(workdir.resolve() / section.checkpoints)
@@ -273,7 +267,7 @@ def open_run(
         if scored:
             config["data"] = config["data"] | dict(data or {})
         else:
-            config["task"] = config["task"] | checkpoints.read_meta(number)["task"]
+            config["task"] = config["task"] | lookup.from_workdir(checkpoints.read_meta(number)["task"])
             # Of joined modalities a video shows the student's; what is missing in a dataset does not matter.
             config["data"] = whole(config["data"]) | ({"cache": "none"} if data is None else dict(data))
         if data is not None or scored:

@@ -23,12 +23,14 @@ SWITCHES = {
     "allow_data_change": "Resume although the dataset differs.",
     "allow_overlap": "Score evaluation clips although they are trained on.",
 }
+ALLOW_CODE = "Modules outside of mtjax that the workdirs in train.init and task.teacher may name and run, e.g. my_lab."
 
 
 def define() -> flags.FlagValues:
     """The flags of `mtjax train`, anew: a process may parse several command lines."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and reports of this run lie.", values)
+    flags.DEFINE_list("allow_code", [], ALLOW_CODE, values)
     for name, text in SWITCHES.items():
         flags.DEFINE_bool(name, False, text, values)
     return values
@@ -77,9 +79,9 @@ def usage(values: flags.FlagValues, doc: str) -> str:
     """What `--help` prints: the flags, and the fields of the sections whose constructor no config chooses."""
     out = [doc.strip(), "", "flags:"]
     shown = {"config": (None, "FILE or FILE:ARGUMENT, needed: a Python file with get_config(ARGUMENT).")}
-    shown |= {name: (values[name].default, values[name].help) for name in ("workdir", *SWITCHES)}
+    shown |= {name: (values[name].default, values[name].help) for name in ("workdir", "allow_code", *SWITCHES)}
     for name, (default, text) in shown.items():
-        out.append(f"  --{name:<22} {text}" + (f" (default: {default})" if default not in (None, False) else ""))
+        out.append(f"  --{name:<22} {text}" + (f" (default: {default})" if default not in (None, False, []) else ""))
     out += ["", "fields of every config, as --config.SECTION.FIELD=VALUE, with their defaults:"]
     for section, constructor in (("train", Train), ("optimizer", Optimizer), ("mesh", sharding.make_mesh)):
         for name, default in config_fields.defaults_of(constructor).items():

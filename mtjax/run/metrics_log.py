@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 
 from mtjax.command.errors import Missing
 
 METRICS = "metrics.jsonl"
+UNREADABLE = "metrics.unreadable"  # beside it: its damaged lines
 
 
 class MetricsLog:
@@ -28,6 +30,10 @@ class MetricsLog:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step] if resume_step else []
+        if damaged := _read(path)[1]:
+            with open(path.with_name(UNREADABLE), "ab") as file:
+                file.write(b"".join(line + b"\n" for line in damaged))
+            logging.error("%s: %d line(s) cannot be read and are kept in %s", path, len(damaged), UNREADABLE)
         temporary = path.with_name(f".{METRICS}.{os.getpid()}")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, path)
@@ -72,14 +78,25 @@ def _summary_writer_class():
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl; an unfinished last line, left by a kill, is dropped."""
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else []:
+    """Lines of a metrics.jsonl; those that are damaged, and an unfinished last one, left by a kill, are left out."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """(lines, damaged lines as they are)."""
+    lines, damaged = [], []
+    *finished, _ = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    for text in finished:
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+            line = json.loads(text)
+            sound = isinstance(line, dict) and type(line["step"]) is int
+        except (ValueError, KeyError, RecursionError):
+            sound = False
+        if sound:
+            lines.append(line)
+        elif text.strip():
+            damaged.append(text)
+    return lines, damaged
 
 
 def _start_wandb(workdir: Path, project: str):

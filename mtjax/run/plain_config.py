@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mtjax.lookup import ConfigError
 
-CONFIG = "config.json"  # in a workdir: what was trained
+SEAL = "seal"
 # Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
 FREE_ON_RESUME = (
     "data.root", "data.generate", "data.cache", "data.workers", "mesh", "train.log_every", "train.save_every",
@@ -30,22 +30,9 @@ def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    return plain(json.loads(text))
-
-
-def read_config(workdir: Path) -> dict[str, Any]:
-    """The plain config of a run.
-
-    Raises:
-      ConfigError: there is none, or it is damaged.
-    """
-    path = workdir / CONFIG
-    if not path.is_file():
-        raise ConfigError(f"{workdir}: no {CONFIG}; is this the --workdir of a training run?")
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:
-        raise ConfigError(f"{path}: not JSON any more ({e}); put a good copy back") from None
+    """The plain config in a workdir's config.json, whose seal is left out (see `saved_config`)."""
+    config = json.loads(text)
+    return plain({k: v for k, v in config.items() if k != SEAL} if isinstance(config, dict) else config)
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -68,6 +55,6 @@ def refused_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict
 
 def refuse_moved(workdir: Path, section: Mapping[str, Any]) -> None:
     """Raises ConfigError when the dataset of a run is not on this machine."""
-    root = Path(section["root"])
-    if not section.get("generate") and not (root / "dataset.json").is_file():
+    root = Path(section.get("root", ""))
+    if "root" in section and not section.get("generate") and not (root / "dataset.json").is_file():
         raise ConfigError(f"{workdir}: its dataset {root} is not here ({root.resolve()}); --root=DIR says where it is")

@@ -15,7 +15,8 @@ from mtjax import convert
 from mtjax.data.origin import COLUMNS, HASHES, SEAL, config_hash, derived, digest_of, unnumbered
 from mtjax.data.pipeline import Data
 from mtjax.run.experiment import Experiment, selected_checkpoint
-from mtjax.run.plain_config import FREE_ON_RESUME, read_config
+from mtjax.run.plain_config import FREE_ON_RESUME
+from mtjax.run.saved_config import read_config
 
 LABELS = ("fraction", "k_shot", "shots")  # in the data section: how many labels are used
 LENGTH = ("steps", "epochs")  # in the train section: fewer clips may need more passes

@@ -2,15 +2,51 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mtjax.data.catalog import Catalog
 from mtjax.lookup import ConfigError
 from mtjax.run.metrics_log import METRICS, read_metrics
-from mtjax.run.plain_config import read_config
+from mtjax.run.saved_config import read_config
 
+RESULTS = "results.json"
 RETRIEVAL = "retrieval"  # in results.json: what `mtjax.retrieve` says of its scores, by their name
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """JSON as others read it, too: NaN and infinite numbers, which it has not, are null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: finite(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(values), indent=1, allow_nan=False)
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """results.json.
+
+    Raises:
+      ConfigError: the run has not finished, or the file is damaged.
+    """
+    path = workdir / RESULTS
+    again = "run its training command again"
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: no {RESULTS}; the run has not finished ({again})")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        sound = isinstance(results["scores"], dict) and isinstance(results.get("fingerprint", {}), dict)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise ConfigError(f"{path} is damaged; remove it and {again}, which scores the run anew")
+    return results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +61,13 @@ class Result:
     @classmethod
     def load(cls, workdir: Path) -> "Result":
         """Raises ConfigError when the run has not finished."""
-        if not (workdir / "results.json").is_file():
-            raise ConfigError(f"{workdir}: no results.json; the run has not finished (run its training command again)")
-        config = read_config(workdir)
-        return cls(workdir, config, json.loads((workdir / "results.json").read_text()), read_metrics(workdir / METRICS))
+        results = read_results(workdir)
+        return cls(workdir, read_config(workdir), results, read_metrics(workdir / METRICS))
 
     @property
     def scores(self) -> dict[str, float]:
-        return self.results["scores"]
+        """Name → value, NaN for one that is not defined."""
+        return {name: float("nan") if value is None else value for name, value in self.results["scores"].items()}
 
     @property
     def origin(self) -> dict[str, Any]:

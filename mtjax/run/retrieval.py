@@ -1,6 +1,5 @@
 """Retrieval with the features of a trained workdir: R@k of clips and of videos (MotionFit, Table 7; motionfit.md §8)."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from mtjax.lookup import ConfigError
 from mtjax.modalities import clip_sampling
 from mtjax.run import checkpoint, experiment, prediction_column
 from mtjax.run.evaluation import check_overlap
-from mtjax.run.results import RETRIEVAL, Result
+from mtjax.run.results import RESULTS, RETRIEVAL, Result, to_json
 from mtjax.types import Batch, Describing, Headed
 
 LABEL, VIDEO = "label", "video"  # what makes a clip relevant
@@ -192,7 +191,7 @@ def save(
         "scores": kept | {f"{name}/{metric}": value for metric, value in scores.items()},
         RETRIEVAL: run.results.get(RETRIEVAL, {}) | {name: facts},
     }
-    write_atomically(workdir / "results.json", json.dumps(now, indent=1) + "\n")
+    write_atomically(workdir / RESULTS, to_json(now) + "\n")
 
 
 def table_of(scores: Mapping[str, float]) -> tuple[tuple[str, ...], list[list[str]]]:

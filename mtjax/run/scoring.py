@@ -1,26 +1,30 @@
 """What is scored during and after training, and which checkpoint the final scores belong to."""
 
-import json
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from mtjax.compute.distributed import Preemption
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
 from mtjax.data.origin import SEAL
 from mtjax.lookup import ConfigError
+from mtjax.run.checkpoint import NoGoodCheckpoint
 from mtjax.run.evaluation import run_eval, save_rows
 from mtjax.run.experiment import Experiment, Train
 from mtjax.run.metrics_log import MetricsLog
+from mtjax.run.results import RESULTS, to_json
 from mtjax.run.workdir import Run
 
 
 def watch(
     exp: Experiment, log: MetricsLog, state: State, step: int, preemption: Preemption
 ) -> tuple[State, float | None]:
-    """Runs the watched evals; moves the plateau schedule. Returns the state and the selection metric.
+    """Runs the watched evals; moves the plateau schedule. Returns the state and the selection metric, None where there is none
+    or it is NaN or infinite, which no step is selected by.
 
     Raises:
       Interrupted: a signal came between two batches.
@@ -36,7 +40,8 @@ def watch(
         print(f"step {step}  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
     if exp.train.select and exp.train.select not in scores:
         raise ConfigError(f"config.train.select={exp.train.select!r} is not among {sorted(scores)}")
-    return state, scores.get(exp.train.select)
+    metric = scores.get(exp.train.select, math.nan)
+    return state, metric if math.isfinite(metric) else None
 
 
 def improves(train: Train, history: Sequence[float], metric: float) -> bool:
@@ -61,20 +66,29 @@ def final(exp: Experiment, run: Run, log: MetricsLog, state: State, preemption: 
     Raises:
       Interrupted: a signal came between two batches.
     """
-    run.checkpoints.wait()
-    chosen = run.best() if exp.train.select else None
-    if chosen:
-        state = run.checkpoints.restore(chosen[0], run.template)[0]
-    selected = chosen[0] if chosen else int(state["step"])
+    run.wait()
+    selected = int(state["step"])
+    while exp.train.select and (chosen := run.best()):
+        try:
+            state, selected = run.checkpoints.restore(chosen[0], run.template)[0], chosen[0]
+            break
+        except NoGoodCheckpoint as e:  # it is set aside: the next best one is as good as what there is
+            logging.error("the selected step cannot be used: %s", e)
     scores: dict[str, float] = {}
+    unwritable: OSError | None = None
     for name in exp.evaluators:
         numbers, rows = run_eval(exp, state, name, preemption.signalled)
         scores |= numbers
-        save_rows(run.workdir, name, rows)
+        try:
+            save_rows(run.workdir, name, rows)
+        except OSError as e:  # the scores are there, and are printed all the same
+            unwritable = e
     log.write(exp.total_steps, {k: v for k, v in scores.items() if k.split("/")[0] not in exp.train.watch})
     origin = run.origin and run.origin | {"weights": run.checkpoints.read_meta(selected)["seal"][:SEAL]}
     if jax.process_index() == 0:
         results = {"step": selected, **run.facts(), **({"origin": origin} if origin else {}), "scores": scores}
-        write_atomically(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")
         print(f"checkpoint {selected}  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()), flush=True)
+        write_atomically(run.workdir / RESULTS, to_json(results) + "\n")
+    if unwritable:
+        raise unwritable
     return scores

@@ -1,5 +1,6 @@
 """What makes running the same command twice one run: config and data are compared, the last good state comes back."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -19,40 +20,56 @@ from mtjax.data import columns
 from mtjax.data.files import write_atomically
 from mtjax.data.selection import overlap
 from mtjax.lookup import ConfigError
-from mtjax.run import checkpoint, complexity, initial_weights, plain_config, provenance
+from mtjax.run import (
+    checkpoint,
+    complexity,
+    initial_weights,
+    plain_config,
+    provenance,
+    saved_config,
+    workdir_lock,
+)
 from mtjax.run.experiment import Experiment, checkpoints_of
+from mtjax.run.metrics_log import METRICS, read_metrics
+from mtjax.run.results import RESULTS
+
+LAST_SAVED = "last_checkpoint.json"  # in the workdir: {"step": the last one whose checkpoint was on disk}
 
 
 class Run:
-    """The workdir of one experiment: its config, its checkpoints, what belongs to them."""
+    """The workdir of one experiment: its config, its checkpoints, what belongs to them. Closing these lets go of it."""
 
     def __init__(self, exp: Experiment, workdir: Path, *, config_may_change: bool, data_may_change: bool):
-        """Raises ConfigError when the workdir holds a run of another config and `config_may_change` is False."""
+        """Raises ConfigError when another run has the workdir open, or when it holds a run of another config and
+        `config_may_change` is False."""
         self.exp, self.workdir = exp, workdir
         self.history: list[float] = []  # `train.select` at each evaluation so far
         self.origin: dict[str, Any] = {}  # see `provenance`; known once the run has started
         self._data_may_change = data_may_change
         self._ids = [exp.data.catalog.clips[row].id for row in exp.data.training_clips()]
         self._packed_ids = checkpoint.pack_ids(sorted(set(self._ids)))
-        path = workdir / plain_config.CONFIG
-        begun = path.is_file() and (workdir / "metrics.jsonl").is_file()  # else the launch failed before its first line
-        if begun and not config_may_change:
-            changed = plain_config.refused_on_resume(plain_config.read_config(workdir), exp.config)
-            if changed:
-                shown = "; ".join(f"{k}: was {a!r}, now {b!r}" for k, (a, b) in changed.items())
-                raise ConfigError(
-                    f"{workdir} holds a run of another config ({shown}); use a new --workdir or --allow_config_change"
-                )
-        if jax.process_index() == 0:
-            try:
-                workdir.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise ConfigError(f"--workdir={workdir} cannot be made: {e.strerror}; choose another folder") from None
-        self.checkpoints = checkpoints_of(workdir, exp.train)
-        if jax.process_index() == 0:
-            here = {"root": os.path.abspath(exp.config["data"]["root"])}  # who opens it may stand in another folder
-            config = dict(exp.config) | {"data": dict(exp.config["data"]) | here}
-            write_atomically(path, json.dumps(config, indent=1) + "\n")
+        self._saving: int | None = None
+        with contextlib.ExitStack() as held:
+            held.enter_context(workdir_lock.owned(workdir))
+            self.checkpoints = checkpoints_of(workdir, exp.train)
+            self.checkpoints.closing = held.pop_all()
+        try:
+            if not config_may_change:
+                self._refuse_another_config()
+        except BaseException:
+            self.checkpoints.close()
+            raise
+
+    def _refuse_another_config(self) -> None:
+        begun = (self.workdir / METRICS).is_file() or self.checkpoints.steps()  # else it failed before its first line
+        if not begun or not ((self.workdir / saved_config.CONFIG).is_file() or self.checkpoints.config()):
+            return
+        before = saved_config.read_config(self.workdir, self.checkpoints)
+        if changed := plain_config.refused_on_resume(before, self.exp.config):
+            shown = "; ".join(f"{k}: was {a!r}, now {b!r}" for k, (a, b) in changed.items())
+            raise ConfigError(
+                f"{self.workdir} holds a run of another config ({shown}); use a new --workdir or --allow_config_change"
+            )
 
     @property
     def template(self) -> Any:
@@ -75,18 +92,39 @@ class Run:
 
         Raises:
           ConfigError: the dataset is not the one that the checkpoint was trained on.
-          checkpoint.NoGoodCheckpoint: there are checkpoints and all are damaged.
+          checkpoint.NoGoodCheckpoint: there are checkpoints and all are damaged, or there were some. checkpoint.Misfit: they
+            are of another model.
         """
         self._same_everywhere()
         found = self.checkpoints.restore_latest(self.template)
-        if found is None:
-            self.origin = provenance.of_experiment(self.exp)
-            if jax.process_index() == 0:
-                begun = {"origin": self.origin, "fingerprint": self.exp.data.fingerprint}
-                write_atomically(self.workdir / "origin.json", json.dumps(begun, indent=1) + "\n")
-            first = self.exp.program.init(initial_weights.initial_weights(self.exp))
-            return first, 0, self.exp.total_steps > 0  # without training the first weights are what is watched
-        state, meta = found
+        started = self._first() if found is None else self._resumed(*found)
+        if jax.process_index() == 0:  # not before: a run that is refused leaves the workdir as it was
+            here = {
+                "root": os.path.abspath(self.exp.config["data"]["root"])
+            }  # who opens it may stand in another folder
+            config = dict(self.exp.config) | {"data": dict(self.exp.config["data"]) | here}
+            saved_config.write_config(self.workdir, config)
+        return started
+
+    def _first(self) -> tuple[State, int, bool]:
+        finished = self.workdir / RESULTS
+        if (known := self.workdir / LAST_SAVED).is_file() or finished.is_file():
+            raise checkpoint.NoGoodCheckpoint(
+                f"{self.workdir}: {(known if known.is_file() else finished).name} says that a checkpoint was saved, but "
+                f"{self.checkpoints.directory} has none; put it back, or start again in an empty --workdir"
+            )
+        if jax.process_index() == 0 and (lines := read_metrics(self.workdir / METRICS)):
+            logging.warning(
+                "%s had come to step %d without a checkpoint; it begins anew", self.workdir, lines[-1]["step"]
+            )
+        self.origin = provenance.of_experiment(self.exp)
+        if jax.process_index() == 0:
+            begun = {"origin": self.origin, "fingerprint": self.exp.data.fingerprint}
+            write_atomically(self.workdir / "origin.json", json.dumps(begun, indent=1) + "\n")
+        first = self.exp.program.init(initial_weights.initial_weights(self.exp))
+        return first, 0, self.exp.total_steps > 0  # without training the first weights are what is watched
+
+    def _resumed(self, state: State, meta: dict[str, Any]) -> tuple[State, int, bool]:
         self.origin = meta.get("origin", {})
         changed = {k: (meta.get(k), v) for k, v in self.identity().items() if meta.get(k) != v}
         if changed and not self._data_may_change:
@@ -129,11 +167,23 @@ class Run:
                 "evaluated": evaluated,
                 "history": list(self.history),  # a copy: the save goes on while the next evaluation is added
                 "task": self.exp.task.outputs,
+                "config": self.exp.config,
                 "columns": made_of,
             }
             | ({"origin": self.origin} if self.origin else {})
         )
+        self.wait()
         self.checkpoints.save(step, state, meta, metric=metric, wait=wait)
+        self._saving = step
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the save under way is on disk, and the workdir says so; raises what went wrong with it."""
+        self.checkpoints.wait()
+        if self._saving is not None and jax.process_index() == 0:
+            write_atomically(self.workdir / LAST_SAVED, json.dumps({"step": self._saving}) + "\n")
+        self._saving = None
 
     def _made_of(self) -> dict[str, columns.Spec]:
         """The columns that are read, and those whose images they were extracted from: what predicting a raw video imitates."""

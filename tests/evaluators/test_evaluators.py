@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from mtjax.data.catalog import Catalog, Clip
-from mtjax.evaluators import aggregation, regression, top1
+from mtjax.evaluators import aggregation, regression, retrieval, top1
 
 
 def test_top_k_by_hand_and_ties():
@@ -76,7 +76,10 @@ def test_mf8_means_of_logits_and_of_probabilities_can_disagree():
 def data_with(clips):
     catalog = Catalog(Path("."), "x", "1", ("a", "b"), tuple(clips), {"target_names": ["stiffness"]})
     targets = np.array([c.targets for c in clips], np.float32)
-    return SimpleNamespace(catalog=catalog, class_names=("a", "b"), targets=targets)
+    rows = np.arange(len(catalog.clips))
+    return SimpleNamespace(
+        catalog=catalog, class_names=("a", "b"), targets=targets, labels=catalog.labels(), rows=lambda split: rows
+    )
 
 
 def test_top1_scores_videos_by_the_mean_of_their_clips():
@@ -141,7 +144,8 @@ def test_relative_pose_evaluator_chains_steps():
     np.testing.assert_allclose(poses[-1], pose(math.pi / 2, [2, 0, 0]), atol=1e-9)
     off = steps + np.array([[0.1, 0, 0, 0, 0, 0], [0, 0.2, 0, 0, 0, 0.1]])
     rows = {"target": steps.reshape(1, -1), "prediction": off.reshape(1, -1), "loss": np.zeros(1)}
-    scores = regression.RelativePose(None, split="test").score(rows)
+    data = data_with([Clip("a", ("test",), targets=(0.0,) * 12)])
+    scores = regression.RelativePose(data, split="test").score(rows)
     assert scores["rpe_trans_m"] == pytest.approx(0.158114, abs=1e-6) and scores["rpe_rot_deg"] == pytest.approx(
         4.051423, abs=1e-5
     )
@@ -149,7 +153,8 @@ def test_relative_pose_evaluator_chains_steps():
 
 def test_another_field_is_scored_and_averaged_over_videos(tmp_path):
     clips = tuple(Clip(f"c{i}", ("test",), "ab"[i % 2], path=f"{i // 2}.mp4") for i in range(4))
-    data = SimpleNamespace(catalog=Catalog(tmp_path, "n", "1", ("a", "b"), clips))
+    catalog = Catalog(tmp_path, "n", "1", ("a", "b"), clips)
+    data = SimpleNamespace(catalog=catalog, labels=catalog.labels(), rows=lambda split: np.arange(len(clips)))
     right = np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.2, 0.8]])
     rows = {
         "clip": np.arange(4), "label": np.array([0, 1, 0, 1]), "loss": np.zeros(4), "logits": np.log(right),
@@ -162,3 +167,37 @@ def test_another_field_is_scored_and_averaged_over_videos(tmp_path):
     assert top1.Top1(data, split="test", field="probs_sup", aggregate="probs").score(rows)["top1"] == 100
     with pytest.raises(ValueError, match="aggregate='logits' averages `logits`, not field='probs_sup'"):
         top1.Top1(data, split="test", field="probs_sup", aggregate="logits")
+
+
+def test_a_prediction_that_is_no_number_is_never_a_hit():
+    labels = np.array([0, 1, 2, 0, 1])
+    good = np.eye(3)[labels]
+    assert top1.top_k(good, labels, 1) == 100
+    for bad in (np.nan, np.inf, -np.inf):
+        scores = good.copy()
+        scores[0], scores[1, 1], scores[2, 0] = bad, bad, bad  # all of it, the label's own, another's
+        probs, kept = top1.labelled({"probs": scores, "label": labels})
+        for found in (top1.top_k(scores, labels, 1), top1.top_k(scores, labels, 3), top1.top_k(probs, kept, 1)):
+            assert found == 40
+        assert top1.macro_accuracy(probs.argmax(-1), kept) == pytest.approx(100 * (0.5 + 0.5 + 0) / 3)
+        assert top1.coverage_curve(probs, kept)["accuracy"][-1] == 40
+
+
+def test_other_evaluators_give_no_score_to_what_is_no_number():
+    truth, wrong = np.arange(4.0), np.array([0.0, 1.0, np.nan, 3.0])
+    assert np.isnan(regression.pearson_r(wrong, truth))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        retrieval.nearest(np.array([[np.nan, 1.0]]), np.eye(2), 1)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        retrieval.nearest(np.eye(2), np.array([[np.inf, 1.0]]), 1)
+
+
+def test_a_split_without_labels_or_targets_is_refused():
+    bare = [Clip("a", ("test",)), Clip("b", ("test",))]
+    data = data_with(bare)
+    with pytest.raises(ValueError, match="split 'test' has no labelled clip"):
+        top1.Top1(data, split="test")
+    data.targets = np.array([[1.0], [np.nan]])
+    for evaluator in (regression.PearsonR, regression.RelativePose):
+        with pytest.raises(ValueError, match="1 of 2 clips have no target, 'b'"):
+            evaluator(data, split="test")

@@ -40,7 +40,12 @@ ALLOWED = {  # room or file → what of mtjax it may import, beside itself
     "mtjax.run": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.convert", "mtjax.evaluators"],
     "mtjax.raw_video": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.run"],
     "mtjax.report": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.evaluators", "mtjax.clusters", "mtjax.run"],
-    "mtjax.chain": [*FOUNDATION, "mtjax.data", "mtjax.convert", "mtjax.run.plain_config", "mtjax.run.flags"],
+    "mtjax.chain": [
+        *FOUNDATION,
+        "mtjax.data",
+        "mtjax.convert",
+        *(f"mtjax.run.{m}" for m in ("plain_config", "saved_config", "flags")),
+    ],
     "preprocessing": [
         "mtjax.command",
         "mtjax.records",
