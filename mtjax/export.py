@@ -7,6 +7,7 @@ model = jax.export.deserialize(bytearray(open("model.jaxexport", "rb").read()))
 model.call({"tracks": np.zeros((5, 32, 32, 3), np.float32), "length": np.full(5, 32, np.int32)})["probs"]
 """
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -23,8 +24,8 @@ from mtjax.command import arguments, shell
 from mtjax.compute.step import State
 from mtjax.data.files import write_atomically
 from mtjax.data.origin import config_hash
+from mtjax.data.pipeline import completed
 from mtjax.run.experiment import Experiment, open_run
-from mtjax.types import Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -33,15 +34,7 @@ def export(experiment: Experiment, state: State, platforms: Sequence[str] = PLAT
     """Decoded arrays of any batch size (`Data.element_spec`) → what the task predicts (`Task.predict`)."""
     targets = experiment.program.task.outputs.get("num_targets", 0)
 
-    def complete(inputs: Batch) -> Batch:
-        b = next(iter(inputs.values())).shape[0]
-        return dict(inputs) | {
-            "clip": jnp.zeros(b, jnp.int32),
-            "label": jnp.full(b, -1, jnp.int32),
-            "target": jnp.zeros((b, targets), jnp.float32),
-            "valid": jnp.ones(b, bool),
-        }
-
+    complete = functools.partial(completed, targets=targets, xp=jnp)
     (b,) = jax.export.symbolic_shape("b")
     inputs = {
         name: jax.ShapeDtypeStruct((b, *shape), dtype)
@@ -88,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     experiment, state, meta = open_run(args.workdir, args.step)
     exported = export(experiment, state, args.platforms.split(","))
     facts = describe(experiment, meta, exported)
-    out.write_bytes(exported.serialize())
+    write_atomically(out, bytes(exported.serialize()))
     write_atomically(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, step {meta['step']}, {', '.join(exported.platforms)}")
     return 0

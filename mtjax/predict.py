@@ -15,6 +15,7 @@ from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.command.errors import InputError
 from mtjax.data import columns
+from mtjax.data.files import write_atomically
 from mtjax.raw_video import overlay
 from mtjax.raw_video import predict as raw_video
 from mtjax.run.experiment import OpenRun, open_run
@@ -103,7 +104,7 @@ def _predict_videos(args: argparse.Namespace) -> int:
         if not args.no_overlay and "saliency" in drawing:
             title = f"{result['predictions'][0]['label']} {result['predictions'][0]['probability']:.0%}"
             result["overlay"] = [str(p) for p in overlay.write(out / video.stem, **drawing, title=title, fps=8.0)]
-        (out / f"{video.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_atomically(out / f"{video.stem}.json", json.dumps(result, indent=1) + "\n")
         print(json.dumps(result), flush=True)
     return 3 if failures else 0
 

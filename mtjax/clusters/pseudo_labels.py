@@ -12,11 +12,10 @@ from mtjax import records
 from mtjax.clusters import kmeans, segments
 from mtjax.data import column_writer, columns, origin
 from mtjax.data.catalog import Catalog, CatalogError
-from mtjax.data.files import write_atomically
+from mtjax.data.files import save_arrays, write_atomically
 from mtjax.evaluators import clustering
 
 PARTIAL, CENTROIDS, SUMMARY = ".kmeans.npz", "centroids.npz", "clusters.json"
-BLOCK = 1024  # videos read at once
 
 
 class Segments(NamedTuple):
@@ -52,16 +51,16 @@ def read_segments(
             f"column {column.spec.name!r} has several features a video and no centre_s; write it with "
             "`mtjax predict … --dense`"
         )
-    has_record = np.flatnonzero(column.rows(c.id for c in catalog.clips) >= 0)
+    at = column.rows(c.id for c in catalog.clips)
+    has_record = np.flatnonzero(at >= 0)
     clip, feature, start = [], [], []
-    for rows in np.array_split(has_record, max(1, -(-len(has_record) // BLOCK))):
-        for row, record in zip(rows, column.read(column.rows(catalog.clips[r].id for r in rows)), strict=True):
-            values = np.asarray(record[field], np.float32).reshape(-1, schema[field].shape[-1])
-            centre = np.asarray(record["centre_s"] if dense else [0], np.float64)
-            segment = segments.segments(values, granularity, percentile=percentile)
-            feature.append(segments.means(values, segment))
-            start.append(segments.starts(centre, segment))
-            clip.append(np.full(len(start[-1]), row))
+    for row, record in zip(has_record, column.scan(at[has_record]), strict=True):
+        values = np.asarray(record[field], np.float32).reshape(-1, schema[field].shape[-1])
+        centre = np.asarray(record["centre_s"] if dense else [0], np.float64)
+        segment = segments.segments(values, granularity, percentile=percentile)
+        feature.append(segments.means(values, segment))
+        start.append(segments.starts(centre, segment))
+        clip.append(np.full(len(start[-1]), row))
     if not feature:
         raise columns.ColumnError(f"column {column.spec.name!r} has no record of any clip of {catalog.root}")
     return Segments(np.concatenate(clip), np.concatenate(feature), np.concatenate(start))
@@ -93,9 +92,7 @@ def fit(directory: Path, points: np.ndarray, k: int, *, seed: int, iterations: i
         pass  # nothing there, or a file cut short: begin again
 
     def progress(iteration: int, centroids: np.ndarray, inertia: float) -> None:
-        temporary = path.with_name(f"{path.name}.tmp.npz")
-        np.savez(temporary, about_mean=centroids, iteration=iteration)
-        temporary.replace(path)
+        save_arrays(path, about_mean=centroids, iteration=iteration)
         print(f"iteration {iteration}/{iterations}  inertia {inertia:.6g}", flush=True)
 
     return kmeans.fit(points, k, seed=seed, iterations=iterations, progress=progress, resume=resume)
@@ -200,7 +197,7 @@ def cluster(
     column_writer.create(root, spec, overwrite=overwrite)
     fitted = fit(directory, points, k, seed=seed, iterations=iterations)
     label, distance = kmeans.assign(found.feature, fitted.centroids)
-    np.savez(directory / CENTROIDS, centroids=fitted.centroids)
+    save_arrays(directory / CENTROIDS, centroids=fitted.centroids)
     write(catalog, directory, spec, found, label, distance)
     # Of the labels as they are: a fit that went on after its last iteration has no inertia of its own.
     facts = summary(catalog, found, label, k) | {"fitted": len(points), "mean_distance": float(distance.mean())}

@@ -17,6 +17,7 @@ from flax import nnx
 from mtjax import lookup
 from mtjax.convert import names, positions, weight_files
 from mtjax.convert.names import ConversionError
+from mtjax.data.files import write_atomically
 from mtjax.models.video_network import VideoClassifier
 
 REQUIRED = ("CONSTRUCTOR", "IGNORED", "settings", "table")
@@ -97,13 +98,13 @@ def _construct(kind: str, *, classes: int = 0, **keywords: Any) -> nnx.Module:
 
 def save(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray], folder: str | Path) -> None:
     """Writes a folder that `load` reads."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(params), folder / WEIGHTS)
+    write_atomically(folder / WEIGHTS, save(dict(params)))
     config = {"name": room_of(kind).CONSTRUCTOR, "keywords": dict(keywords)}
-    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    write_atomically(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
 def is_kind(module: Any) -> bool:

@@ -1,10 +1,12 @@
 """Converts published weights: `mtjax convert KIND SRC OUT`; `--back` writes the published layout again."""
 
 import sys
+from pathlib import Path
 
 from mtjax import convert
 from mtjax.command import arguments, shell
 from mtjax.convert import names
+from mtjax.data.files import write_atomically
 
 
 @shell.command("convert")
@@ -22,10 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     keywords, params = convert.convert(args.kind, args.source)
     if args.back:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         room = convert.room_of(args.kind)
-        save_file(names.to_theirs(room.table(keywords), params), args.out)
+        write_atomically(Path(args.out), save(names.to_theirs(room.table(keywords), params)))
     else:
         convert.build(args.kind, keywords, params)  # proves that every parameter is there
         convert.save(args.kind, keywords, params, args.out)

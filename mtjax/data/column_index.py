@@ -40,14 +40,6 @@ class Index:
     crcs: np.ndarray
     schema: np.ndarray
 
-    def save(self, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(temporary, "wb") as file:
-            np.savez(file, **dataclasses.asdict(self))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
     @classmethod
     def load(cls, path: Path) -> "Index":
         """`crcs` is empty, and so is `schema`, in an index that an earlier release wrote."""

@@ -12,7 +12,7 @@ from typing import Any
 from mtjax import records
 from mtjax.data import columns
 from mtjax.data.display import short
-from mtjax.data.files import write_atomically
+from mtjax.data.files import replacing, write_atomically
 
 MARKERS = ".shards"  # one JSON per finished shard: what it was asked for, what it holds, what failed
 
@@ -196,16 +196,9 @@ def shard_writer(
         path = directory / spec.shard_name(shard)
         for leftover in directory.glob(f".{path.name}.*"):  # of a killed process: we hold the lock
             leftover.unlink()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                writer = ShardWriter(spec, file, shard)
-                yield writer
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            writer = ShardWriter(spec, file, shard)
+            yield writer
         done = {
             "request": _digest(request),
             "size": path.stat().st_size,

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from mtjax import records
 from mtjax.data.column_index import INDEX, ColumnError, Index, files_of, load_fresh, remedy
-from mtjax.data.files import SEAL, is_changed, sealed, write_atomically
+from mtjax.data.files import SEAL, is_changed, save_arrays, sealed, write_atomically
 
 COLUMN_VERSION = 1
 
@@ -151,7 +151,7 @@ def build_index(directory: Path, written: Mapping[int, str] | None = None) -> In
     as_int = [np.array(x, np.int64) for x in (shards, offsets, lengths, sizes)]
     of_content = np.array(digests, np.str_), np.array(crcs, np.uint32), np.array(schema_text(spec))
     index = Index(np.array(ids, np.str_), *as_int[:3], as_int[3], *of_content)
-    index.save(directory / INDEX)
+    save_arrays(directory / INDEX, **dataclasses.asdict(index))
     return index
 
 
@@ -242,6 +242,12 @@ class Column:
                 where = f"{self.directory / self.spec.shard_name(shard)}: clip {index.ids[row]} at byte {offset}"
                 raise type(e)(f"{where}: {str(e).removeprefix(': ')}") from None
         return out
+
+    def scan(self, rows: np.ndarray | None = None, *, block: int = 256) -> Iterator[dict[str, Any]]:
+        """What `read` gives of some records (all for None), one after the other; `block` of them are in memory at once."""
+        rows = np.arange(len(self)) if rows is None else rows
+        for start in range(0, len(rows), block):
+            yield from self.read(rows[start : start + block])
 
     def _open(self) -> list[int]:
         self._open_files = [os.open(p, os.O_RDONLY) for p in shard_paths(self.directory, self.spec)]

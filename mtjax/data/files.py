@@ -1,23 +1,45 @@
 """Files that are never seen half written, and JSON that tells when it was changed."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 SEAL = "seal"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Temporary file in the same folder, fsync, rename: a reader sees the old file or the new one."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of `path` when the block ends, and vanishes when it fails.
+
+    Temporary file in the same folder, fsync, rename: a reader sees the old file or the new one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes text (UTF-8) or bytes, see `replacing`."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def save_arrays(path: Path, *, compressed: bool = False, **arrays: Any) -> None:
+    """Writes an npz file, see `replacing`."""
+    with replacing(path) as file:
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
 
 def seal_of(fields: Mapping[str, Any]) -> str:

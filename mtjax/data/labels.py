@@ -11,8 +11,6 @@ from mtjax.command.errors import InputError
 from mtjax.data.catalog import UNLABELLED, Catalog
 from mtjax.data.columns import Column
 
-BLOCK = 1024  # records read at once
-
 
 @dataclasses.dataclass(frozen=True)
 class CatalogLabels:
@@ -62,10 +60,9 @@ class PseudoLabels:
         at = self.column.rows(c.id for c in self.catalog.clips)
         labels = np.full(len(at), UNLABELLED, np.int32)
         has = np.flatnonzero(at >= 0)
-        for block in np.array_split(has, -(-len(has) // BLOCK)) if len(has) else ():
-            for row, record in zip(block, self.column.read(at[block]), strict=True):
-                self._check(record, self.catalog.clips[row].id)
-                labels[row] = main_label(record)
+        for row, record in zip(has, self.column.scan(at[has]), strict=True):
+            self._check(record, self.catalog.clips[row].id)
+            labels[row] = main_label(record)
         return labels
 
     def _check(self, record: Mapping[str, Any], clip_id: str) -> None:

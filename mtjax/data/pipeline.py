@@ -11,6 +11,7 @@ from absl import logging
 from mtjax import records
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Count
+from mtjax.data.catalog import UNLABELLED
 from mtjax.data.columns import Column
 from mtjax.data.recipes import Made, Recipe
 from mtjax.data.subset import Subset
@@ -214,15 +215,29 @@ class Data(Subset):
                     logging.warning("skipped (data.on_corrupt=skip): %s", message)
         return decode([None if bad else v for v, bad in zip(values, damaged, strict=True)], seeds), damaged
 
+    def padding(self, batch: int) -> dict[str, np.ndarray]:
+        """A batch of the right shapes that holds nothing; no record is read."""
+        return self.read(np.zeros(batch, np.int64), np.zeros(batch, bool))
+
     def fake(self, batch: int, num_classes: int) -> dict[str, np.ndarray]:
         """Random decoded arrays of the right shapes, for `--dry_run` on a machine without the data."""
         rng = np.random.default_rng(0)
         arrays = {k: rng.random((batch, *shape)).astype(dtype) for k, (shape, dtype) in self.element_spec().items()}
-        return arrays | {
+        return completed(arrays, targets=num_classes) | {
             "clip": np.arange(batch, dtype=np.int32),
             "label": np.arange(batch, dtype=np.int32) % num_classes,
-            "target": np.zeros((batch, num_classes), np.float32),
-            "valid": np.ones(batch, bool),
             "teacher": np.full((batch, num_classes), 1 / num_classes, np.float32),
             "taught": np.ones(batch, bool),
         }
+
+
+def completed(arrays: Mapping[str, Any], *, targets: int, xp: Any = np) -> dict[str, Any]:
+    """Decoded arrays with b ≥ 1 from outside of any dataset, and what else a batch has: an unknown clip and label, `targets`
+    zeros. `xp` is `jax.numpy` inside jit."""
+    b = next(iter(arrays.values())).shape[0]
+    return dict(arrays) | {
+        "clip": xp.zeros(b, xp.int32),
+        "label": xp.full(b, UNLABELLED, xp.int32),
+        "target": xp.zeros((b, targets), xp.float32),
+        "valid": xp.ones(b, bool),
+    }

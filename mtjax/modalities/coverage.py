@@ -10,7 +10,6 @@ from mtjax.data.catalog import Catalog, Clip
 from mtjax.data.columns import Column, ColumnError
 from mtjax.modalities.skeletons import Skeleton
 
-BATCH = 64  # records read at once
 HEADER = ("clips", "with a record", "with a person", "frames", "with a person", "valid", "clips without valid")
 
 
@@ -61,12 +60,10 @@ def measure(
     if joint_names and tuple(joint_names) != joints:
         raise ColumnError(f"the dataset's joints are {tuple(joint_names)}, those of --skeleton {joints}")
     seen: dict[str, Seen] = {}
-    for start in range(0, len(column), BATCH):
-        rows = list(range(start, min(start + BATCH, len(column))))
-        for clip_id, record in zip(column.ids[rows].tolist(), column.read(rows), strict=True):
-            pose = record[field]
-            people = int((pose[..., 2] > 0).any(axis=1).sum())
-            seen[clip_id] = Seen(len(pose), people, int(valid_frames(pose, skeleton, min_score, min_visible).sum()))
+    for clip_id, record in zip(column.ids.tolist(), column.scan(), strict=True):
+        pose = record[field]
+        people = int((pose[..., 2] > 0).any(axis=1).sum())
+        seen[clip_id] = Seen(len(pose), people, int(valid_frames(pose, skeleton, min_score, min_visible).sum()))
     return seen
 
 

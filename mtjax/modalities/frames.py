@@ -99,9 +99,7 @@ class Frames(OneColumn):
         """Of the longest clip; read once, since an index knows bytes and not images."""
         if not self.present:
             return self.frames
-        column = self.columns[0]
-        blocks = np.array_split(np.arange(len(column)), -(-len(column) // 64))
-        return max(len(record[self.field]) for block in blocks for record in column.read(block))
+        return max(len(record[self.field]) for record in self.columns[0].scan(block=64))
 
     def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
         """

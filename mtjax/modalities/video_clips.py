@@ -91,11 +91,8 @@ class VideoClips(OneColumn):
     @functools.cached_property
     def dense_views(self) -> int:
         """Views of the longest video. Reads the column once."""
-        column, most = self.columns[0], 1
-        for block in np.array_split(np.arange(len(column)), max(1, -(-len(column) // 64))):
-            for record in column.read(block):
-                most = max(most, len(self._dense_starts(len(record[self.fields[0]]))))
-        return most
+        stored = (len(record[self.fields[0]]) for record in self.columns[0].scan(block=64))
+        return max((len(self._dense_starts(frames)) for frames in stored), default=1)
 
     def _dense_starts(self, stored: int) -> np.ndarray:
         return np.arange(0, max(stored - clip_sampling.extent(self.frames, self.stride), 0) + 1, self.dense)

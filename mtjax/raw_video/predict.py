@@ -11,6 +11,7 @@ from absl import logging
 
 from mtjax.compute import sharding
 from mtjax.compute.step import State
+from mtjax.data.pipeline import completed
 from mtjax.data.recipes import Prediction, Recipe
 from mtjax.lookup import ConfigError
 from mtjax.run import preprocessing_door
@@ -63,12 +64,8 @@ class Predictor:
     def rows(self, shown: Shown) -> tuple[Rows, Batch]:
         """What the task predicts, and the decoded batch: the video once for each of the batch's rows."""
         program, batch = self.experiment.program, self.experiment.train.batch
-        host = {name: np.repeat(values, batch, 0) for name, values in self.recipe.to_batch(shown.record).items()} | {
-            "clip": np.zeros(batch, np.int32),
-            "label": np.full(batch, -1, np.int32),
-            "valid": np.ones(batch, bool),
-            "target": np.zeros((batch, program.task.outputs.get("num_targets", 0)), np.float32),
-        }
+        repeated = {name: np.repeat(values, batch, 0) for name, values in self.recipe.to_batch(shown.record).items()}
+        host = completed(repeated, targets=program.task.outputs.get("num_targets", 0))
         local = self.experiment.local
         arrays = sharding.to_global({k: v[local] for k, v in host.items()}, local, batch, self.experiment.mesh)
         return jax.device_get(program.predict_step(self.state, arrays)), arrays

@@ -90,18 +90,14 @@ def shown(times_s: np.ndarray, start_s: float, end_s: float, most: int = SHOWN) 
 def members(catalog: Catalog, column: Column) -> Members:
     """Reads a whole column of pseudo labels, a block of videos at a time. Raises ConfigError when it has no clip of the catalog."""
     at = column.rows(clip.id for clip in catalog.clips)
-    has, blocks = np.flatnonzero(at >= 0), []
+    has = np.flatnonzero(at >= 0)
     if not len(has):
         raise ConfigError(f"--clusters: column {column.spec.name!r} has no record of any clip of {catalog.root}")
-    for rows in np.array_split(has, max(1, -(-len(has) // pseudo_labels.BLOCK))):
-        read = column.read(at[rows])
-        label, start, distance = (
-            np.concatenate([r[field] for r in read]) for field in ("label", "start_s", "distance")
-        )
-        clip = np.repeat(rows, [len(r["label"]) for r in read])
-        end = np.concatenate([np.append(r["start_s"][1:], np.inf) for r in read], dtype=np.float64)
-        blocks.append(Members(clip, label, start.astype(np.float64), end, distance))
-    return Members(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+    videos = []
+    for row, record in zip(has, column.scan(at[has]), strict=True):
+        label, start = record["label"], record["start_s"].astype(np.float64)
+        videos.append(Members(np.full(len(label), row), label, start, np.append(start[1:], np.inf), record["distance"]))
+    return Members(*(np.concatenate(parts) for parts in zip(*videos, strict=True)))
 
 
 def chosen(size: np.ndarray, drawable: np.ndarray, most: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from mtjax.data.files import write_atomically
 from mtjax.evaluators import top1
 from mtjax.report import charts, paper_tables
 from mtjax.report.groups import Group
@@ -102,7 +103,7 @@ def write_page(
         runs=[_run(group.runs[0]) for group in groups],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    write_atomically(out, text)
 
 
 def _run(result: Result) -> dict[str, Any]:

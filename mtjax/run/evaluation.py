@@ -12,6 +12,7 @@ from mtjax.compute import sharding
 from mtjax.compute.step import Asked, State
 from mtjax.data import selection
 from mtjax.data.batches import evaluation_batches
+from mtjax.data.files import save_arrays
 from mtjax.lookup import ConfigError
 from mtjax.run.experiment import Experiment
 from mtjax.types import Rows
@@ -105,7 +106,9 @@ def save_rows(workdir: Path, name: str, rows: Rows) -> None:
     """Keeps an eval's rows (without embeddings) for the report."""
     if jax.process_index() == 0:
         (workdir / ROWS).mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(workdir / ROWS / f"{name}.npz", **{k: v for k, v in rows.items() if "embedding" not in k})
+        save_arrays(
+            workdir / ROWS / f"{name}.npz", compressed=True, **{k: v for k, v in rows.items() if "embedding" not in k}
+        )
 
 
 def check_overlap(experiment: Experiment, train_ids: list[str], split: str, allow: bool) -> int:

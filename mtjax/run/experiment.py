@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mtjax import lookup
 from mtjax.command.ranges import Count, NotNegative, Positive
@@ -192,8 +191,7 @@ class Experiment:
 
     def check_fit(self) -> None:
         """Traces a prediction without computing it. Raises ValueError where data and model do not fit each other."""
-        padding = self.data.read(np.zeros(self.train.batch, np.int64), np.zeros(self.train.batch, bool))
-        jax.eval_shape(self.program.predict_step, self.program.shapes, padding)
+        jax.eval_shape(self.program.predict_step, self.program.shapes, self.data.padding(self.train.batch))
 
     def eval_due(self, step: int) -> bool:
         """Whether `watch` is evaluated after this many steps."""
@@ -283,9 +281,7 @@ def open_run(
         found = checkpoints.restore(number, template) if exact else checkpoints.restore_latest(template)
     finally:
         checkpoints.close()
-    meta = found[1]
-    if scored and list(meta["class_names"]) != (names := list(experiment.data.class_names)):
-        raise ConfigError(
-            f"{workdir} was trained on classes {meta['class_names'][:5]} …, the dataset has {names[:5]} …"
-        )
+    meta, names = found[1], list(experiment.data.class_names) if scored else []
+    if scored and list(meta["class_names"]) != names:
+        raise ConfigError(f"{workdir} was trained on classes {meta['class_names'][:5]}, the dataset has {names[:5]}")
     return OpenRun(experiment, found[0], meta | {"workdir": str(workdir)})

@@ -4,7 +4,6 @@ Only process 0 writes; the other processes hold a log that does nothing.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import jax
 from absl import logging
 
 from mtjax.command.errors import Missing
+from mtjax.data.files import write_atomically
 
 METRICS = "metrics.jsonl"
 UNREADABLE = "metrics.unreadable"  # beside it: its damaged lines
@@ -34,9 +34,7 @@ class MetricsLog:
             with open(path.with_name(UNREADABLE), "ab") as file:
                 file.write(b"".join(line + b"\n" for line in damaged))
             logging.error("%s: %d line(s) cannot be read and are kept in %s", path, len(damaged), UNREADABLE)
-        temporary = path.with_name(f".{METRICS}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
         self._tensorboard = _summary_writer_class()(
             str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
@@ -106,7 +104,7 @@ def _start_wandb(workdir: Path, project: str):
         raise Missing("config.train.wandb is set but wandb is not installed: pip install 'mtjax[wandb]'") from None
     identity = workdir / "wandb_id.txt"  # one run a workdir, however often it restarts
     if not identity.exists():
-        identity.write_text(wandb.util.generate_id())
+        write_atomically(identity, wandb.util.generate_id())
     return wandb.init(project=project, id=identity.read_text(), resume="allow", dir=str(workdir), name=workdir.name)
 
 

@@ -110,7 +110,7 @@ def _write_rows(
 
 def _outputs(experiment: Experiment, ask: Asked | None) -> Outputs:
     """What is predicted, without running it."""
-    fake = experiment.data.read(np.zeros(experiment.train.batch, np.int64), np.zeros(experiment.train.batch, bool))
+    fake = experiment.data.padding(experiment.train.batch)
     return jax.eval_shape(functools.partial(experiment.program.predict_step, ask=ask), experiment.program.shapes, fake)
 
 

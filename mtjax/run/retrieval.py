@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from mtjax.data.catalog import UNLABELLED, Catalog
 from mtjax.data.columns import Column
-from mtjax.data.files import write_atomically
+from mtjax.data.files import save_arrays, write_atomically
 from mtjax.data.selection import select
 from mtjax.evaluators import retrieval
 from mtjax.lookup import ConfigError
@@ -23,7 +23,6 @@ from mtjax.run.results import RESULTS, RETRIEVAL, Result, to_json
 from mtjax.types import Batch, Describing, Headed
 
 LABEL, VIDEO = "label", "video"  # what makes a clip relevant
-BLOCK = 1024  # videos read at once
 
 
 def describe(module: nnx.Module, batch: Batch) -> dict[str, Array]:
@@ -52,13 +51,12 @@ def read_clips(catalog: Catalog, column: Column, rows: np.ndarray) -> retrieval.
     if not len(rows):
         raise ConfigError(f"{column.directory}: no record of any video asked for; see failures.jsonl there")
     video, centre, embedding = [], [], []
-    for block in np.array_split(np.arange(len(rows)), -(-len(rows) // BLOCK)):
-        for row, record in zip(rows[block], column.read(at[block]), strict=True):
-            if not np.isfinite(record["embedding"]).all():
-                raise ConfigError(f"{column.directory}: clip {catalog.clips[row].id!r} has numbers beyond float16's")
-            video.append(np.full(len(record["centre_s"]), row, np.int64))
-            centre.append(record["centre_s"])
-            embedding.append(record["embedding"])
+    for row, record in zip(rows, column.scan(at), strict=True):
+        if not np.isfinite(record["embedding"]).all():
+            raise ConfigError(f"{column.directory}: clip {catalog.clips[row].id!r} has numbers beyond float16's")
+        video.append(np.full(len(record["centre_s"]), row, np.int64))
+        centre.append(record["centre_s"])
+        embedding.append(record["embedding"])
     # Stored with half the bytes; a sum of so many squares needs the others.
     return retrieval.Clips(np.concatenate(video), np.concatenate(centre), np.concatenate(embedding, dtype=np.float32))
 
@@ -182,9 +180,7 @@ def save(
         "nearest": found.nearest[:, : retrieval.SHOWN], "relevant": found.relevant[:, : retrieval.SHOWN],
     }  # fmt: skip
     path = workdir / f"{name}.npz"
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(path)
+    save_arrays(path, compressed=True, **arrays)
     run = Result.load(workdir)  # what it is by now
     kept = {metric: value for metric, value in run.scores.items() if not metric.startswith(f"{name}/")}
     now = run.results | {

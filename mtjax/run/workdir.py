@@ -201,11 +201,10 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What a result is worth nothing without: size, cost, data, code, versions."""
         exp = self.exp
-        nothing = np.zeros(exp.train.batch, np.int64), np.zeros(exp.train.batch, bool)
         return {
             "seed": exp.seed,
             "params": exp.program.num_params,
-            "gmacs": complexity.forward_gmacs(exp.program, exp.data.read(*nothing), exp.train.batch),
+            "gmacs": complexity.forward_gmacs(exp.program, exp.data.padding(exp.train.batch), exp.train.batch),
             "class_names": list(exp.data.class_names),
             "clips": {name: len(exp.data.rows(e.split)) for name, e in exp.evaluators.items()}
             | {"train": len(exp.data.rows("train"))},

@@ -16,6 +16,7 @@ from mtjax.data import __main__ as cli
 from mtjax.data import column_writer, columns, inspection
 from mtjax.data.catalog import Catalog, Clip
 from mtjax.data.columns import Column, Index, Spec
+from mtjax.data.files import save_arrays
 from mtjax.modalities.tracks import Tracks
 from mtjax.records import Feature
 
@@ -171,7 +172,7 @@ def test_check_finds_a_shard_cut_between_two_records(root, capsys):
 def shorten(directory):
     index = Index.load(directory / columns.INDEX)
     short = {name: getattr(index, name)[1:] for name in ("ids", "shard", "offset", "length")}
-    dataclasses.replace(index, **short).save(directory / columns.INDEX)
+    save_arrays(directory / columns.INDEX, **dataclasses.asdict(dataclasses.replace(index, **short)))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from mtjax import records
 from mtjax.data import __main__ as data_cli
 from mtjax.data import column_index, column_writer, columns, inspection
 from mtjax.data.columns import Column, ColumnError, Index, Spec
+from mtjax.data.files import save_arrays
 from mtjax.records import CorruptRecord, Feature, RecordError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -394,7 +395,7 @@ def test_an_index_that_lists_fewer_records_than_the_shards_hold_is_refused(writt
     root, directory, _ = written
     index = Index.load(directory / columns.INDEX)
     short = {name: getattr(index, name)[1:] for name in ("ids", "shard", "offset", "length")}
-    dataclasses.replace(index, **short).save(directory / columns.INDEX)
+    save_arrays(directory / columns.INDEX, **dataclasses.asdict(dataclasses.replace(index, **short)))
     with pytest.raises(ColumnError):
         Column(root, "pose.test")
 
@@ -426,3 +427,15 @@ def test_finishing_without_markers_keeps_the_failures(tmp_path):
     with pytest.raises(columns.ColumnError, match="not finished"):
         column_writer.finish(directory)
     assert "broken" in (directory / "failures.jsonl").read_text()
+
+
+def test_scanning_reads_every_record_once_in_blocks(tmp_path, monkeypatch):
+    values = {f"clip-{i}": {"x": np.int32(i)} for i in range(7)}
+    column_writer.write_column(tmp_path, columns.Spec("a", {"x": records.Feature("int32")}, 2, "tests"), values)
+    column, sizes = columns.Column(tmp_path, "a"), []
+    read = columns.Column.read
+    monkeypatch.setattr(columns.Column, "read", lambda self, rows: sizes.append(len(rows)) or read(self, rows))
+    assert [int(r["x"]) for r in column.scan(block=3)] == [int(i.split("-")[1]) for i in column.ids]
+    assert sizes == [3, 3, 1]
+    assert [int(r["x"]) for r in column.scan(column.rows(["clip-4", "clip-1"]))] == [4, 1]
+    assert list(column.scan(column.rows([]))) == []

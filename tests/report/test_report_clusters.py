@@ -122,7 +122,6 @@ def test_sheets_show_the_nearest_segments_and_read_nothing_else(tmp_path, drawn,
     monkeypatch.setattr(
         Column, "read", lambda column, rows: (read.append((column.spec.name, column.ids[rows])), real(column, rows))[1]
     )
-    monkeypatch.setattr(pseudo_labels, "BLOCK", 5)
     (section,) = clusters.sections([run_on(root)], ["pseudo.a"])
     assert section.title == "Clusters, pseudo.a" and section.layout == "wide"
     assert section.notes[0].startswith(
@@ -148,7 +147,7 @@ def test_sheets_show_the_nearest_segments_and_read_nothing_else(tmp_path, drawn,
     ]
     for_pictures = [ids for name, ids in read if name == "frames"][1:]  # opening a column reads its first record
     assert len(for_pictures) == 9 + 9 + 3 and all(len(ids) == 1 for ids in for_pictures)
-    assert [len(ids) for name, ids in read if name == "pseudo.a"][1:] == [4, 4, 4]
+    assert [len(ids) for name, ids in read if name == "pseudo.a"][1:] == [12]
 
 
 def test_any_column_of_pictures_will_do_and_labels_are_not_needed(tmp_path, drawn):
