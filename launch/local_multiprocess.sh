@@ -8,10 +8,11 @@
 # Exit status: that of the first process that failed, 143 for a run that was stopped and has saved.
 #
 # DEVICES_PER_PROCESS=1  fake devices of each process      PYTHON=python  interpreter
+# COMMAND=train          or evaluate, predict, cluster, retrieve
 set -u
 
 if ! [[ ${1:-} =~ ^[1-9][0-9]*$ && ${2:-} == -- ]]; then
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 n=$1
@@ -43,7 +44,7 @@ for ((i = 0; i < n; i++)); do
   JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1 \
     JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$n JAX_PROCESS_ID=$i \
     XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES_PER_PROCESS:-1}" \
-    "$python" -m mtjax.train "$@" --distributed >"$pipes/$i" 2>&1 &
+    "$python" -m "mtjax.${COMMAND:-train}" "$@" --distributed >"$pipes/$i" 2>&1 &
   pids[i]=$!
   echo "[$i] pid $!"
 done

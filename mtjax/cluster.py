@@ -12,6 +12,7 @@ from pathlib import Path
 from mtjax.clusters import segments
 from mtjax.clusters.pseudo_labels import cluster
 from mtjax.command import arguments, shell
+from mtjax.compute import distributed
 
 
 @shell.command("cluster", again="the same command does what is left")
@@ -29,9 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int, default=25, help="of Lloyd's algorithm")
     parser.add_argument("--points_per_centroid", type=int, default=256, help="at most this many are fitted; 0: all")
     parser.add_argument("--overwrite", action="store_true", help="what the column holds, if it was made differently")
+    parser.add_argument("--distributed", action="store_true", help="join the other processes, as mtjax train does")
     args = vars(parser.parse_args(argv))
+    if args.pop("distributed"):
+        distributed.initialize()
     facts = cluster(args.pop("root"), **args | {"splits": tuple(args["splits"].split(","))})
-    print(json.dumps(facts, indent=1))
+    if facts is not None:
+        print(json.dumps(facts, indent=1))
     return 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from mtjax import lookup
 from mtjax.command import arguments, shell
 from mtjax.command.errors import InputError
+from mtjax.compute import distributed
 from mtjax.data import columns
 from mtjax.data.files import write_atomically
 from mtjax.raw_video import overlay
@@ -58,11 +59,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cache", default="", help="config.data.cache for this prediction (default: the run's)")
     parser.add_argument("--batch", type=int, default=0, help="clips at once (default: the run's)")
     arguments.add_allow_code(parser)
+    parser.add_argument(
+        "--distributed", action="store_true", help="with --column: join the other processes, as mtjax train"
+    )
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
     args = parser.parse_args(argv)
     lookup.allow_code(args.allow_code)
     if bool(args.videos) == bool(args.column):
         parser.error("give either VIDEO files or --column=NAME")
+    if args.distributed and not args.column:
+        parser.error("--distributed needs --column=NAME: videos are predicted by one process")
+    if args.distributed:
+        distributed.initialize()
     if args.column:
         loaded = _open_for_column(args)
         splits = [s for s in args.splits.split(",") if s]

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mtjax import lookup
 from mtjax.command import arguments, shell
+from mtjax.compute import distributed
 from mtjax.run.retrieval import LABEL, VIDEO, notes_of, retrieve, table_of
 
 
@@ -37,9 +38,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=0, help="videos described at once (default: the run's)")
     arguments.add_allow_code(parser)
     parser.add_argument("--step", default="selected", help="selected (default), latest, or a number")
+    parser.add_argument("--distributed", action="store_true", help="join the other processes, as mtjax train does")
     args = vars(parser.parse_args(argv))
     lookup.allow_code(args.pop("allow_code"))
-    scores, facts = retrieve(args.pop("workdir"), **args)
+    if args.pop("distributed"):
+        distributed.initialize()
+    answer = retrieve(args.pop("workdir"), **args)
+    if answer is None:  # the first process has it
+        return 0
+    scores, facts = answer
     header, rows = table_of(scores)
     table = Table(*header, title=f"{args['name']} (%)")
     for row in rows:

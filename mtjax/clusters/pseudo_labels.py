@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mtjax import records
 from mtjax.clusters import kmeans, segments
+from mtjax.compute import distributed
 from mtjax.data import column_writer, columns, origin
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.files import save_arrays, write_atomically
@@ -92,6 +94,8 @@ def fit(directory: Path, points: np.ndarray, k: int, *, seed: int, iterations: i
         pass  # nothing there, or a file cut short: begin again
 
     def progress(iteration: int, centroids: np.ndarray, inertia: float) -> None:
+        if jax.process_index():
+            return
         save_arrays(path, about_mean=centroids, iteration=iteration)
         print(f"iteration {iteration}/{iterations}  inertia {inertia:.6g}", flush=True)
 
@@ -160,8 +164,9 @@ def cluster(
     iterations: int = 25,
     points_per_centroid: int = 256,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Writes the column `column` of `root` and returns `summary`, which is also `clusters.json` in its folder.
+) -> dict[str, Any] | None:
+    """Writes the column `column` of `root` and returns `summary`, which is also `clusters.json` in its folder; None on all
+    processes but the first.
 
     Args:
       points_per_centroid: at most so many times k segments are fitted; 0: all. Every segment gets a label all the same.
@@ -188,19 +193,29 @@ def cluster(
         for path in (directory / PARTIAL, directory / SUMMARY):
             path.unlink(missing_ok=True)
     elif (directory / columns.INDEX).is_file() and (directory / SUMMARY).is_file():
-        column_writer.create(root, spec)  # raises when it is of another request
-        return json.loads((directory / SUMMARY).read_text())
+        distributed.on_first(lambda: column_writer.create(root, spec))  # raises when it is of another request
+        return distributed.on_first(lambda: json.loads((directory / SUMMARY).read_text()))
     found = read_segments(catalog, read, field=field, granularity=granularity, percentile=percentile)
     points = points_to_fit(catalog, found, splits, limit=points_per_centroid * k, seed=seed)
     kmeans.check(points, k)
     kmeans.check_finite(found.feature)  # all are labelled, whatever is fitted
-    column_writer.create(root, spec, overwrite=overwrite)
+    distributed.on_first(lambda: column_writer.create(root, spec, overwrite=overwrite))
     fitted = fit(directory, points, k, seed=seed, iterations=iterations)
+    return distributed.on_first(lambda: finish(catalog, directory, spec, found, fitted, len(points)))
+
+
+def finish(
+    catalog: Catalog, directory: Path, spec: columns.Spec, found: Segments, fitted: kmeans.Clusters, num_points: int
+) -> dict[str, Any]:
+    """Labels all segments, writes the column and what belongs to it, and returns its `summary`."""
     label, distance = kmeans.assign(found.feature, fitted.centroids)
     save_arrays(directory / CENTROIDS, centroids=fitted.centroids)
     write(catalog, directory, spec, found, label, distance)
     # Of the labels as they are: a fit that went on after its last iteration has no inertia of its own.
-    facts = summary(catalog, found, label, k) | {"fitted": len(points), "mean_distance": float(distance.mean())}
+    facts = summary(catalog, found, label, len(fitted.centroids)) | {
+        "fitted": num_points,
+        "mean_distance": float(distance.mean()),
+    }
     write_atomically(directory / SUMMARY, json.dumps(facts, indent=1) + "\n")
     (directory / PARTIAL).unlink(missing_ok=True)
     return facts

@@ -4,8 +4,11 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from mtjax.command.errors import PREEMPTED, Failure
@@ -42,6 +45,27 @@ def _advice(reason: str) -> str:
 def _give_up(reason: str) -> None:
     print(f"mtjax: {_advice(reason)}", file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def on_first(action: Callable[[], Any]) -> Any:
+    """What `action` returns, run on process 0 alone while the others wait; None on the others.
+
+    Raises:
+      what `action` raises, on process 0; Failure on the others.
+    """
+    result = error = None
+    if not jax.process_index():
+        try:
+            result = action()
+        except Exception as e:  # whatever it is: the others must not wait for ever
+            error = e
+    if jax.process_count() > 1:
+        failed = multihost_utils.process_allgather(np.array(error is not None))
+        if error is None and failed.any():
+            raise Failure("process 0 has failed; it says why")
+    if error is not None:
+        raise error
+    return result
 
 
 class Preemption:

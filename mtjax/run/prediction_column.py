@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from mtjax import records
+from mtjax.compute import distributed
 from mtjax.compute.step import Asked, State
 from mtjax.data import column_writer, columns
 from mtjax.data.origin import SEAL, config_hash
@@ -36,7 +37,7 @@ def write_column(
     copies: int = 0,
     each_clip: bool = False,
     ask: Asked | None = None,
-) -> columns.Index:
+) -> columns.Index | None:
     """Predicts every clip of some splits (all clips for ()) and writes a column, shard by shard; a killed run goes on.
 
     Args:
@@ -72,8 +73,11 @@ def write_column(
         weights=meta["seal"][:SEAL],
         origin=provenance.of_prediction(meta, data, settings),
     )
-    directory = column_writer.create(data.root, spec)
-    for shard, ids in column_writer.pending(directory, spec, list(row_of)).items():
+    distributed.on_first(lambda: column_writer.create(data.root, spec))
+    directory = columns.column_dir(data.root, name)
+    pending = column_writer.pending(directory, spec, list(row_of))
+    distributed.on_first(lambda: None)  # all have seen what is to do before anything is done
+    for shard, ids in pending.items():
         rows = np.array(sorted(row_of[i] for i in ids), np.int64)  # none, perhaps: few clips may leave a shard empty
         views = [predict_rows(experiment, state, rows, copy=copy, ask=ask) for copy in range(1 + copies)] if ids else []
         if jax.process_index():
@@ -84,7 +88,7 @@ def write_column(
             for clip_id in sorted(set(ids) - set(shown)):
                 writer.fail(clip_id, "read", "damaged record")
         logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
-    return column_writer.finish(directory) if not jax.process_index() else None
+    return distributed.on_first(lambda: column_writer.finish(directory))
 
 
 def _write_rows(

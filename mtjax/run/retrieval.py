@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from mtjax.compute import distributed
 from mtjax.data.catalog import UNLABELLED, Catalog
 from mtjax.data.columns import Column
 from mtjax.data.files import save_arrays, write_atomically
@@ -99,8 +100,9 @@ def retrieve(
     at: Sequence[int] = (1, 5, 10, 20, 50),
     batch: int = 0,
     step: str = "selected",
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Describes, compares and saves. Returns the scores, and what is to be known about them, as results.json has both.
+) -> tuple[dict[str, float], dict[str, Any]] | None:
+    """Describes, compares and saves. Returns the scores, and what is to be known about them, as results.json has both; None on
+    all processes but the first.
 
     Args:
       workdir: of a finished run. root: of a dataset with the column that the run reads; "" for the run's own.
@@ -127,23 +129,27 @@ def retrieve(
         raise ConfigError(f"--relevant=video: clips must not share frames; give --dense={extent} or more")
     column = column or f"retrieval.{workdir.resolve().name}" + (f".dense{dense}" if dense else "")
     prediction_column.write_column(exp, state, meta, column, sorted(rows), (), each_clip=True, ask=describe)
-    written = Column(catalog.root, column)
-    clips = {split: read_clips(catalog, written, of_split) for split, of_split in rows.items()}
-    if relevant == VIDEO:
-        scores, found = retrieval.by_video(clips[queries], at)
-    else:
-        scores, found = retrieval.by_label(clips[queries], clips[gallery], catalog.labels(), at)
-    facts = {
-        "root": str(catalog.root), "fingerprint": catalog.fingerprint,
-        "dataset": {"name": catalog.name, "kind": catalog.info.get("kind", "")},
-        "column": column, "step": meta["step"], "relevant": relevant, "queries": queries, "gallery": gallery, "at": list(at),
-        "trained_on": _trained_on(exp, meta, queries), "asked": len(found.query),
-        "clips": {split: len(of.video) for split, of in clips.items()},
-        "videos": {split: len(np.unique(of.video)) for split, of in clips.items()},
-        "listed": {split: len(of_split) for split, of_split in rows.items()},
-    } | seen  # fmt: skip
-    save(workdir, name, scores, facts, clips[queries], clips[gallery], found)
-    return scores, facts
+
+    def compare() -> tuple[dict[str, float], dict[str, Any]]:
+        written = Column(catalog.root, column)
+        clips = {split: read_clips(catalog, written, of_split) for split, of_split in rows.items()}
+        if relevant == VIDEO:
+            scores, found = retrieval.by_video(clips[queries], at)
+        else:
+            scores, found = retrieval.by_label(clips[queries], clips[gallery], catalog.labels(), at)
+        facts = {
+            "root": str(catalog.root), "fingerprint": catalog.fingerprint,
+            "dataset": {"name": catalog.name, "kind": catalog.info.get("kind", "")},
+            "column": column, "step": meta["step"], "relevant": relevant, "queries": queries, "gallery": gallery, "at": list(at),
+            "trained_on": _trained_on(exp, meta, queries), "asked": len(found.query),
+            "clips": {split: len(of.video) for split, of in clips.items()},
+            "videos": {split: len(np.unique(of.video)) for split, of in clips.items()},
+            "listed": {split: len(of_split) for split, of_split in rows.items()},
+        } | seen  # fmt: skip
+        save(workdir, name, scores, facts, clips[queries], clips[gallery], found)
+        return scores, facts
+
+    return distributed.on_first(compare)
 
 
 def _check(run: Result, name: str, queries: str, gallery: str, relevant: str, at: Sequence[int]) -> None:

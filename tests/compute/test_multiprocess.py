@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPO, make_tracks_dataset, run_cli, tiny_config, write_config
 
+from mtjax.data.columns import Column
 from mtjax.run.metrics_log import read_metrics
 
 STEPS, SAVE_EVERY, LOG_EVERY = 48, 16, 8
@@ -241,3 +243,33 @@ def test_gke_runs_the_same_command_and_gives_it_time_and_memory():
     assert container["command"][:3] == ["python", "-m", "mtjax.train"] and container["command"][-1] == "--distributed"
     assert job["parallelism"] == job["completions"] and pod["terminationGracePeriodSeconds"] >= 120
     assert "/dev/shm" in [m["mountPath"] for m in container["volumeMounts"]]
+
+
+def test_two_processes_write_the_columns_that_one_does(case, runs, tmp_path):
+    """Predictions and clusters; the first process alone writes and talks."""
+    written = {}
+    for processes in (1, 2):
+        root = shutil.copytree(case[0] / "data", tmp_path / f"data{processes}")
+        workdir = shutil.copytree(runs[1][0], tmp_path / f"run{processes}")
+        config = json.loads((workdir / "config.json").read_text())
+        config["data"]["root"] = str(root)
+        (workdir / "config.json").write_text(json.dumps(config))
+        for command, *arguments in (
+            ("predict", workdir, "--column=p"),
+            ("cluster", root, "--features=p", "--column=c", "--k=3", "--iterations=4"),
+        ):
+            if processes == 1:
+                done = run_cli("-m", f"mtjax.{command}", *arguments, devices=2, timeout=LIMIT_S)
+                assert done.returncode == 0, done.stderr[-2000:]
+                continue
+            with two_processes(*arguments, COMMAND=command) as run:
+                output = run.stdout.read()
+                assert run.wait() == 0, output[-2000:]
+            assert ("48 records" in output) == (command == "predict") and "[1] {" not in output
+        read = [Column(root, name) for name in ("p", "c")]
+        written[processes] = [dict(zip(c.ids.tolist(), c.scan(), strict=True)) for c in read]
+    (probs, labels), (probs_of_two, labels_of_two) = written[1], written[2]
+    assert len(probs) == 48 and probs.keys() == probs_of_two.keys()
+    for clip, record in probs.items():
+        np.testing.assert_allclose(probs_of_two[clip]["embedding"], record["embedding"], atol=1e-5)
+        assert labels_of_two[clip]["label"].tolist() == labels[clip]["label"].tolist()

@@ -36,7 +36,7 @@ ALLOWED = {  # room or file → what of mtjax it may import, beside itself
     "mtjax.tasks": [ERRORS, RANGES, "mtjax.models", "mtjax.types", "mtjax.data.openai_clip_tokens"],
     "mtjax.evaluators": [ERRORS, RANGES, "mtjax.types"],
     "mtjax.compute": [ERRORS, RANGES, "mtjax.types", "mtjax.lookup"],
-    "mtjax.clusters": [*FOUNDATION, "mtjax.data", "mtjax.evaluators"],
+    "mtjax.clusters": [*FOUNDATION, "mtjax.data", "mtjax.evaluators", "mtjax.compute.distributed"],
     "mtjax.run": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.convert", "mtjax.evaluators"],
     "mtjax.raw_video": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.compute", "mtjax.run"],
     "mtjax.report": [*FOUNDATION, "mtjax.data", "mtjax.modalities", "mtjax.evaluators", "mtjax.clusters", "mtjax.run"],
