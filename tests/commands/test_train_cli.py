@@ -219,9 +219,9 @@ def test_unknown_sections_and_keys_name_the_nearest(dataset):
 
 
 def test_a_users_own_module_needs_no_list(dataset, tmp_path, monkeypatch):
-    (tmp_path / "my_lab.py").write_text("from mtjax.models.movt import MovT\n\n\nclass Mine(MovT):\n    pass\n")
+    (tmp_path / "one_file_lab.py").write_text("from mtjax.models.movt import MovT\n\n\nclass Mine(MovT):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert Experiment(tiny_config(dataset, model__name="my_lab.Mine")).program.num_params > 0
+    assert Experiment(tiny_config(dataset, model__name="one_file_lab.Mine")).program.num_params > 0
 
 
 def test_difference_of_configs():

@@ -135,7 +135,7 @@ def table(keywords):
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> str:
     """The name of a package outside of the house that can be imported, and holds nothing but these files."""
-    name = "my_lab"
+    name = "one_files_lab"  # no other test imports this name: a module stays imported in its worker
     folder = tmp_path_factory.mktemp("outside") / name
     folder.mkdir()
     files = {
@@ -177,9 +177,9 @@ def test_a_section_is_on_the_page(package, workdir, capsys):
     assert report.main([str(workdir), f"--section={package}.section", "--greeting=welcome"]) == 0
     page = (workdir / "report.html").read_text()
     assert "<h2>Counted</h2>" in page and "welcome: 1 run(s)" in page
-    assert report.main([str(workdir), "--section=my_lab.model"]) == 2
+    assert report.main([str(workdir), "--section=one_files_lab.model"]) == 2
     assert "a section needs ORDER, add_flags, make" in capsys.readouterr().err
-    assert report.main([str(workdir), "--section=my_lab.nothing"]) == 2
+    assert report.main([str(workdir), "--section=one_files_lab.nothing"]) == 2
     assert "there is no such module" in capsys.readouterr().err
 
 
@@ -194,7 +194,10 @@ def test_weights_are_converted_there_and_back(package, tmp_path, capsys):
     with pytest.raises(SystemExit):
         convert_command.main(["--help"])
     assert "clip, r2plus1d, r3d, s3dg, xclip" in " ".join(capsys.readouterr().out.split())
-    for wrong, message in (("my_lab.model", "is no kind of conversion"), ("slowfast", "kinds are clip, r2plus1d")):
+    for wrong, message in (
+        ("one_files_lab.model", "is no kind of conversion"),
+        ("slowfast", "kinds are clip, r2plus1d"),
+    ):
         with pytest.raises(convert.ConversionError, match=message):
             convert.room_of(wrong)
 
@@ -222,6 +225,6 @@ def test_a_column_is_extracted_and_a_video_as_the_column(package, tmp_path, caps
     record, frames = kinds.extract_video(kind, path, column.spec.parameters, {})
     np.testing.assert_array_equal(record["brightness"], stored["brightness"])
     assert frames.shape == (4, 24, 32, 3)
-    assert extract.main(["my_lab.model", str(root)]) == 2
+    assert extract.main(["one_files_lab.model", str(root)]) == 2
     assert "is no kind of column: it needs HELP" in capsys.readouterr().err
-    assert extract.main(["my_lab.nothing", str(root)]) == 2
+    assert extract.main(["one_files_lab.nothing", str(root)]) == 2
