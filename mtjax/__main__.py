@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from mtjax.command import found
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    if argv is None and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: configs import configs, and users name their own modules
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = found.commands()
     if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -93,8 +93,9 @@ class Plan:
             told = f"{state.name}: {state.reason}" if state.reason else state.name
             time = duration(took) if took is not None else f"about {duration(likely)}" if likely is not None else "-"
             table.add_row(step.name, told, time)
-        more = f", and {unknown} step(s) whose time is not known yet" if unknown else ""
-        return table, f"left, one after the other: about {duration(left)}{more}"
+        known = [f"about {duration(left)}"] if left or not unknown else []
+        more = [f"{unknown} step(s) whose time is not known yet"] if unknown else []
+        return table, f"left, one after the other: {', and '.join(known + more)}"
 
 
 def duration(seconds: float) -> str:
