@@ -26,16 +26,12 @@ def get_config(row: str = "motion_ts_k2"):
         "name": "frames.Frames",
         "root": "data/mannequin",
         "generate": c.data.generate.to_dict() | {"frames": True},
-        "column": "frames",
-        "train": "train",
         "k_shot": shots,
-        "subset_seed": 0,
         "holdout": 0.1,  # of all training clips, whole subjects; for selection
         "unlabelled": ("train",) if taught else (),
         "teacher": {"motion": "mil.mannequin", "xclip": f"xclip_k{shots}.mannequin"}[row.split("_")[0]]
         if taught
         else "",
-        "frames": 8,
         "size": 48,
         "short_side": 54,
         "normalize": "background",
@@ -44,7 +40,6 @@ def get_config(row: str = "motion_ts_k2"):
     }
     c.model = {
         "name": "xclip.VideoEncoder",
-        "frames": 8,
         "image": 48,
         "patch": 12,
         "width": 64,
@@ -52,8 +47,6 @@ def get_config(row: str = "motion_ts_k2"):
         "heads": 4,
         "output": 64,
         "mit_heads": 4,
-        "remat": False,
-        "dtype": "float32",
     }
     c.task.name = "distill.Distill" if taught else "classify.Classify"
     if taught:
@@ -62,7 +55,7 @@ def get_config(row: str = "motion_ts_k2"):
     c.optimizer.warmup = 100
     c.train.steps = 3000 if taught or not shots else 500
     c.train.eval_every = 0.0
-    c.train.select = ""
+    del c.train.select
     c.train.save_every = 500
     # The paper's are of UCF101: the report says so. Its row with all labels is another paper's network.
     c.train.table = () if row == "xclip_full" else (f"mg.t1/{row}/top1=test/top1",)

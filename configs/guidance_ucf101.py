@@ -74,22 +74,19 @@ def zero_shot(row: str):
             "name": "frames.Frames",
             "column": "frames",
             "frames": 32,
-            "size": 224,
-            "short_side": 256,
             "augment": {"flip": 0.5, "jitter": 0.8, "grayscale": 0.2},
         }
     )
     # 32 frames need the 32-frame checkpoint, xclip-base-patch16-zero-shot.
     c.model = ConfigDict({"name": "openai_clip.CLIP"} if row == "clip_zs" else {"name": "xclip.XCLIP", "frames": 32})
-    c.model.dtype = "float32"
     c.task = ConfigDict({"name": "zero_shot.ZeroShot", "tokenizer": "bpe_simple_vocab_16e6.txt.gz"})
     if row == "xclip_zs_prompted":
         c.task.prompts = ("{}",)
         c.task.prompted = True
     c.optimizer = ConfigDict({"name": "adamw", "lr": 1e-5})
-    c.train = ConfigDict({"batch": 8, "epochs": 0.0, "init": ""})
+    c.train = ConfigDict({"batch": 8, "epochs": 0.0})
     c.train.init_new = ("^prototypes$",)  # the task computes them from the texts
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    c.mesh = ConfigDict()
     return c
 
 
@@ -103,20 +100,16 @@ def on_features(row: str):
             "name": "features.Features",
             "column": "xclip.embedding",
             "k_shot": shots,
-            "subset_seed": 0,
-            "shots": "",
             "cache": "device",
         }
     )
-    c.model = ConfigDict({"name": "frozen.Frozen", "width": 512, "unit_norm": False})
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    c.model = ConfigDict({"name": "frozen.Frozen", "width": 512})
+    c.mesh = ConfigDict()
     if "_ts_" in row:
         c.data.views = "random"
         c.data.unlabelled = ("train1_fit", "train1_val")
         c.data.teacher = "mil.ucf101" if row.startswith("motion") else f"xclip_k{shots}.ucf101"
-        c.task = ConfigDict({"name": "distill.Distill", "heads": 2, "rule": "mean"})
-        c.task.alpha = 1.0
-        c.task.beta = 1.0
+        c.task = ConfigDict({"name": "distill.Distill", "heads": 2})
         c.optimizer = ConfigDict({"name": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "constant"})
         c.train = ConfigDict({"batch": 512, "epochs": 200.0, "eval_every": 5.0})
     else:

@@ -18,12 +18,7 @@ def get_config():
             "name": "pose.Pose",
             "root": "data/mannequin",
             "generate": {"name": "mannequin", "clips": 2400, "seed": 0, "frames": True},
-            "column": "pose",
-            "skeleton": "skeletons.COCO_17",
-            "train": "train",
             "holdout": 0.1,
-            "fraction": 1.0,
-            "subset_seed": 0,
             "max_rows": 30,
             # Small figures seen from all sides: in profile the shoulders meet, and whole people would go unobserved by the
             # paper's gates.
@@ -32,25 +27,14 @@ def get_config():
             "min_visible": 5,
             "cache": "device",
             "augment": {
-                "mirror": 0.0,  # wave_left is not wave_right
+                # No mirror: wave_left is not wave_right.
                 "rotate_deg": 10.0,
                 "scale": 0.2,
                 "time_crop": 0.3,
             },
         }
     )
-    c.model = ConfigDict(
-        {
-            "name": "mil.MotionMIL",
-            "features": 51,
-            "width": 256,
-            "layers": 2,
-            "heads": 4,
-            "feed_forward": 256,
-            "attention": 128,
-            "dropout": 0.1,
-        }
-    )
+    c.model = ConfigDict({"name": "mil.MotionMIL"})
     c.task = ConfigDict(
         {"name": "classify.Classify", "num_classes": 16, "hidden": 256, "dropout": 0.1, "label_smoothing": 0.1}
     )
@@ -69,14 +53,11 @@ def get_config():
         {
             "batch": 64,
             "epochs": 40.0,
-            "steps": 0,  # overrides epochs
-            "log_every": 50,
             "eval_every": 8.0,
             "watch": ("val",),
             "select": "val/top1",
-            "save_every": 0,
             "table": ("mg.t1/motion_raw/top1=test/top1",),  # the paper's is UCF101: the report says so
         }
     )
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    c.mesh = ConfigDict()
     return c

@@ -17,10 +17,7 @@ def get_config():
             "name": "tracks.Tracks",
             "root": "data/mannequin",
             "generate": {"name": "mannequin", "clips": 2400, "seed": 0},
-            "column": "tracks",
-            "train": "train",
             "holdout": 0.1,
-            "frames": 32,
             "points": 32,
             "normalize": "clip",
             "cache": "device",
@@ -33,14 +30,9 @@ def get_config():
             "motion": (48, 48),
             "branch": 48,
             "position": (64,),
-            "fuse": True,
             "layers": 3,
             "heads": 4,
             "feed_forward": 192,
-            "dropout": 0.1,
-            "point_identity": 0,
-            "remat": False,
-            "dtype": "float32",
             "chunk": 8,  # on a CPU; 0 on anything larger
         }
     )
@@ -67,14 +59,10 @@ def get_config():
         {
             "batch": 32,
             "epochs": 12.0,
-            "accumulate": 1,
-            "steps": 0,  # overrides epochs
-            "log_every": 50,
             "eval_every": 3.0,
             "watch": ("val",),
             "select": "val/top1",
-            "save_every": 0,
         }
     )
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    c.mesh = ConfigDict()
     return c
