@@ -52,11 +52,8 @@ def write_column(
     say about it.
     """
     data = experiment.data
-    if copies and experiment.data.cache == "device":
-        raise ConfigError("--copies: views are drawn while clips are read; set --cache=none")
     wanted = splits or list(data.catalog.splits)
-    rows_of = {split: data.catalog_rows if split in data.catalog.splits else data.rows for split in wanted}
-    clips = np.unique(np.concatenate([rows(split) for split, rows in rows_of.items()]))
+    clips = _clips_of(experiment, wanted, copies)
     row_of = {data.catalog.clips[row].id: row for row in clips}
     outputs = _outputs(experiment, ask)
     schema = _clips_schema(outputs) if each_clip else _output_schema(outputs, fields, copies)
@@ -89,6 +86,15 @@ def write_column(
                 writer.fail(clip_id, "read", "damaged record")
         logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
     return distributed.on_first(lambda: column_writer.finish(directory))
+
+
+def _clips_of(experiment: Experiment, splits: Sequence[str], copies: int) -> np.ndarray:
+    """Rows of the catalog. Raises ConfigError when copies cannot be drawn."""
+    data = experiment.data
+    if copies and data.cache == "device":
+        raise ConfigError("--copies: views are drawn while clips are read; set --cache=none")
+    rows_of = {split: data.catalog_rows if split in data.catalog.splits else data.rows for split in splits}
+    return np.unique(np.concatenate([rows(split) for split, rows in rows_of.items()]))
 
 
 def _write_rows(

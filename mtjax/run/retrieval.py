@@ -133,23 +133,27 @@ def retrieve(
     def compare() -> tuple[dict[str, float], dict[str, Any]]:
         written = Column(catalog.root, column)
         clips = {split: read_clips(catalog, written, of_split) for split, of_split in rows.items()}
-        if relevant == VIDEO:
-            scores, found = retrieval.by_video(clips[queries], at)
-        else:
-            scores, found = retrieval.by_label(clips[queries], clips[gallery], catalog.labels(), at)
-        facts = {
-            "root": str(catalog.root), "fingerprint": catalog.fingerprint,
-            "dataset": {"name": catalog.name, "kind": catalog.info.get("kind", "")},
-            "column": column, "step": meta["step"], "relevant": relevant, "queries": queries, "gallery": gallery, "at": list(at),
-            "trained_on": _trained_on(exp, meta, queries), "asked": len(found.query),
+        by_label = (clips[queries], clips[gallery], catalog.labels(), at)
+        scores, found = retrieval.by_video(clips[queries], at) if relevant == VIDEO else retrieval.by_label(*by_label)
+        facts = _facts_of(exp, meta, queries) | {
+            "column": column, "relevant": relevant, "queries": queries, "gallery": gallery, "at": list(at),
+            "asked": len(found.query), "listed": {split: len(of_split) for split, of_split in rows.items()},
             "clips": {split: len(of.video) for split, of in clips.items()},
             "videos": {split: len(np.unique(of.video)) for split, of in clips.items()},
-            "listed": {split: len(of_split) for split, of_split in rows.items()},
         } | seen  # fmt: skip
         save(workdir, name, scores, facts, clips[queries], clips[gallery], found)
         return scores, facts
 
     return distributed.on_first(compare)
+
+
+def _facts_of(exp: experiment.Experiment, meta: Mapping[str, Any], queries: str) -> dict[str, Any]:
+    """What is to be known about a run and the dataset that it looks through."""
+    catalog = exp.data.catalog
+    return {
+        "root": str(catalog.root), "fingerprint": catalog.fingerprint, "step": meta["step"],
+        "dataset": {"name": catalog.name, "kind": catalog.info.get("kind", "")}, "trained_on": _trained_on(exp, meta, queries),
+    }  # fmt: skip
 
 
 def _check(run: Result, name: str, queries: str, gallery: str, relevant: str, at: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Which clips a run uses and in what order they arrive: hosts, workers, subsets, missing and damaged records (faults 10, 18)."""
 
 import dataclasses
+import os
 from types import SimpleNamespace
 
 import jax
@@ -121,9 +122,7 @@ def test_damaged_records_raise_or_are_skipped_without_weight(dataset, caplog):
     content = bytearray(path.read_bytes())
     content[int(column._index.offset[row]) + 60] ^= 1
     path.write_bytes(content)
-    columns.Index.load(column.directory / columns.INDEX).save(
-        column.directory / columns.INDEX
-    )  # as a copy would be: newer
+    os.utime(column.directory / columns.INDEX)  # as a copy would be: newer
     clips = data.rows("train")[:8]
     with pytest.raises(records.CorruptRecord, match="clip-0003 at byte .* checksum of the data differs"):
         Tracks(root=str(dataset), frames=8, points=5).read(clips)
