@@ -15,6 +15,7 @@ from mtjax import lookup, records
 from mtjax.data import column_writer, columns
 from mtjax.data.catalog import Catalog, Clip
 from mtjax.models.video_network import VideoNetwork
+from mtjax.run import config_fields
 from mtjax.run.plain_config import plain
 
 sys.path.insert(0, str(REPO))
@@ -118,6 +119,31 @@ def test_every_config_runs_two_steps(name, tmp_path):
     assert any(k.startswith("test") for k in results["scores"])
 
 
+def resolved(config) -> dict[str, Any]:
+    """Every value of a config by its path, with those that it leaves to the constructors."""
+    return {field.path: field.value for field in config_fields.fields(plain(config))}
+
+
+# Of the configs that begin with nothing; others set back what the one that they begin with has set. (None: the default row.)
+ROWS_OF = {
+    "mil_mannequin": (None,),
+    "movt_jester": (None,),
+    "movt_mannequin": (None,),
+    "movt_jhmdb": ("1", "1,identity"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS_OF)
+def test_a_config_says_only_what_differs_from_the_defaults(name):
+    module = importlib.import_module(f"configs.{name}")
+    restated: dict[str, bool] = {}  # in every row
+    for row in ROWS_OF[name]:
+        for field in config_fields.fields(plain(module.get_config(*([row] if row else [])))):
+            if field.given and not field.path.endswith(".name"):
+                restated[field.path] = restated.get(field.path, True) and field.value == field.default
+    assert [path for path, always in restated.items() if always] == []
+
+
 MOTIONFIT = importlib.import_module("configs.motionfit")
 
 
@@ -186,16 +212,25 @@ def test_rows_of_motion_guidance_are_what_the_paper_says(row):
     assert (c.data.train, c.data.val, c.evals.test.split) == ("train1_fit", "train1_val", "test1")
     shots = int(row.split("_k")[1][0]) if "_k" in row else 0
     assert c.data.get("k_shot", 0) == shots
+    of = resolved(c)
     if row in GUIDANCE.PROBES:
-        assert (c.optimizer.name, c.train.batch, c.train.patience, c.train.min_delta) == ("lbfgs", 0, 20, 0.1)
-        assert c.task.penalty == ("printed" if row.endswith("printed") else "sklearn_C1") and c.data.views == "all"
+        assert [of[f"train.{k}"] for k in ("batch", "patience", "min_delta")] == [0, 20, 0.1]
+        assert (of["optimizer.name"], of["data.views"]) == ("lbfgs", "all")
+        assert of["task.penalty"] == ("printed" if row.endswith("printed") else "sklearn_C1")
     if row in GUIDANCE.TAUGHT:
-        assert (c.optimizer.name, c.optimizer.lr, c.optimizer.weight_decay) == ("adamw", 1e-3, 1e-4)
-        assert (c.train.batch, c.train.epochs, c.task.alpha, c.task.beta, c.task.heads) == (512, 200.0, 1.0, 1.0, 2)
-        assert c.data.unlabelled == ("train1_fit", "train1_val")
+        assert [of[f"optimizer.{k}"] for k in ("name", "lr", "weight_decay")] == ["adamw", 1e-3, 1e-4]
+        assert [of[k] for k in ("train.batch", "train.epochs", "task.alpha", "task.beta", "task.heads")] == [
+            512,
+            200,
+            1,
+            1,
+            2,
+        ]
+        assert of["data.unlabelled"] == ("train1_fit", "train1_val")
     if row == "motion_raw":
-        assert (c.optimizer.lr, c.optimizer.weight_decay, c.task.label_smoothing) == (1e-3, 1e-2, 0.1)
-        assert (c.train.batch, c.train.epochs, c.optimizer.warmup, c.optimizer.clip_norm) == (64, 100.0, 620, 1.0)
+        assert [of[f"optimizer.{k}"] for k in ("lr", "weight_decay", "warmup", "clip_norm")] == [1e-3, 1e-2, 620, 1.0]
+        assert [of[k] for k in ("train.batch", "train.epochs", "task.label_smoothing")] == [64, 100, 0.1]
+        assert [of[f"model.{k}"] for k in ("features", "width", "layers", "heads", "attention")] == [51, 256, 2, 4, 128]
     assert bool(c.train.table) == (row not in GUIDANCE.WITHOUT_CELL)
 
 
