@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
@@ -18,6 +19,27 @@ Rows = Mapping[str, np.ndarray]  # what predict returned, gathered: each valid e
 Scalars = dict[str, Float[Array, ""]]
 Params = dict[str, Any]
 RandomKey = Key[Array, ""]
+
+
+class _Stream(nnx.RngStream):
+    """The keys of `nnx.RngStream`, fast under tracing.
+
+    That one counts by `self.count[...] += 1`, which asks for the sharding of a traced number. JAX then looks through everything
+    traced so far to say why there is none, for each key anew.
+    """
+
+    def __call__(self) -> RandomKey:
+        key = jax.random.fold_in(self.key[...], self.count[...])
+        self.count.set_value(self.count[...] + 1)
+        return key
+
+
+def random_streams(**keys: Array | int) -> nnx.Rngs:
+    """`nnx.Rngs(**keys)`, with the same keys."""
+    rngs = nnx.Rngs()
+    for name, key in keys.items():
+        setattr(rngs, name, _Stream(key, tag=name))
+    return rngs
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from mtjax.compute import sharding
 from mtjax.compute.optim import Optimizer
-from mtjax.types import Batch, Params, Scalars, Settling, Task
+from mtjax.types import Batch, Params, Scalars, Settling, Task, random_streams
 
 Asked = Callable[[nnx.Module, Batch], Mapping[str, jax.Array]]  # arrays with leading dimension b
 State = dict[str, Any]  # step, params, rest, opt, plateau, ema, skipped: see `Program.init`
@@ -102,20 +102,21 @@ class Program:
         self._init_key, self._step_key = jax.random.split(jax.random.key(seed))
 
         def make(key: jax.Array) -> nnx.Module:
-            rngs = nnx.Rngs(params=key)
+            rngs = random_streams(params=key)
             return task.assemble(model(rngs), rngs=rngs)
 
         self.make = make
         self.net = Net(make, task.trainable, task.settle if isinstance(task, Settling) else None)
         self.schedule = optimizer.learning_rate(total_steps)
         self._tx = optimizer.transform(total_steps)
-        self.shapes = jax.eval_shape(self._init, {}, self._init_key)
+        init = jax.jit(self._init)  # traced once, for its shapes and for what is compiled
+        self.shapes = init.eval_shape({}, self._init_key)
         everything = self.shapes["params"] | self.shapes["rest"]
         specs = sharding.param_specs(everything, mesh, rules)
         self.shardings = sharding.state_shardings(self.shapes, specs, mesh)
         self.batch_sharding = NamedSharding(mesh, sharding.BATCH)
         replicated = NamedSharding(mesh, P())
-        self._jit_init = jax.jit(self._init, out_shardings=self.shardings)
+        self._jit_init = jax.jit(init, out_shardings=self.shardings)
         self._jit_train_step = jax.jit(
             self._train_step, out_shardings=(self.shardings, replicated), donate_argnums=0, static_argnames="fetch"
         )
@@ -215,7 +216,7 @@ class Program:
 
     def _loss(self, params: Params, rest: Params, batch: Batch, key: jax.Array):
         module = self.net.merge(params, rest)
-        loss, scalars = self.task.loss(module, batch, rngs=nnx.Rngs(dropout=key))
+        loss, scalars = self.task.loss(module, batch, rngs=random_streams(dropout=key))
         return loss, (scalars, self.net.rest_of(module))
 
     def _gradients(self, state: State, batch: Batch, key: jax.Array):

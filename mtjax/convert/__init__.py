@@ -19,6 +19,7 @@ from mtjax.convert import names, positions, weight_files
 from mtjax.convert.names import ConversionError
 from mtjax.data.files import write_atomically
 from mtjax.models.video_network import VideoClassifier
+from mtjax.types import random_streams
 
 REQUIRED = ("CONSTRUCTOR", "IGNORED", "settings", "table")
 POSITIONS = "vision/positions"
@@ -91,7 +92,7 @@ def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarra
 
 
 def _construct(kind: str, *, classes: int = 0, **keywords: Any) -> nnx.Module:
-    rngs = nnx.Rngs(0)
+    rngs = random_streams(default=0)
     model = lookup.resolve("models", room_of(kind).CONSTRUCTOR)(**keywords, rngs=rngs)
     return VideoClassifier(model, classes, rngs=rngs) if classes else model
 

@@ -17,7 +17,7 @@ from mtjax.compute.step import Program
 
 def forward_gmacs(program: Program, arrays: dict[str, Any], batch: int) -> float:
     """Multiply-accumulates of one clip's forward pass in units of 1e9."""
-    return multiplications(program.predict, program.shapes, arrays) / 1e9 / batch
+    return multiplications(program.predict_step, program.shapes, arrays) / 1e9 / batch
 
 
 def multiplications(function: Callable, *args: Any) -> int:

@@ -14,6 +14,7 @@ from mtjax.compute.step import Program, scalars_to_host
 from mtjax.lookup import ConfigError
 from mtjax.models import movt
 from mtjax.tasks.classify import Classify
+from mtjax.types import random_streams
 
 WIDTHS = {"motion": (8, 8), "branch": 16, "position": (8,), "layers": 1, "heads": 2, "feed_forward": 64, "dropout": 0.1}
 
@@ -183,3 +184,17 @@ def test_gradients_agree_with_finite_differences():
         moved = [state["params"] | {name: state["params"][name].at[index].add(s * epsilon)} for s in (1, -1)]
         slope = float(loss(moved[0]) - loss(moved[1])) / (2 * epsilon)
         assert slope == pytest.approx(float(grads[name][index]), abs=2e-3)
+
+
+def test_random_streams_are_those_of_flax():
+    """Eagerly, under tracing, and of streams that begin in others."""
+
+    def keys(make):
+        rngs = make(params=jax.random.key(3), default=5)
+        drawn = [rngs.params(), rngs.params(), rngs.other(), rngs.params.fork()(), rngs.params()]
+        return jnp.stack([jax.random.key_data(key) for key in drawn])
+
+    expected = keys(nnx.Rngs)
+    for found in (keys(random_streams), jax.jit(lambda: keys(random_streams))()):
+        np.testing.assert_array_equal(found, expected)
+    assert len({tuple(key) for key in expected.tolist()}) == len(expected)
