@@ -19,6 +19,18 @@ ACTIVATIONS: dict[str, Callable] = {
 }
 
 
+def class_head(backbone: nnx.Module, classes: int, *, width: int = 0, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer from an embedding to logits, with zero biases.
+
+    Its first weights are drawn from N(0, `backbone.head_deviation`²) where the network is published so, as torchvision's video
+    networks are (motionfit.md §4), else from Flax's default, LeCun's normal distribution. `width`: of what the layer reads; 0
+    for the backbone's embedding.
+    """
+    deviation = getattr(backbone, "head_deviation", None)
+    init = nnx.initializers.lecun_normal() if deviation is None else nnx.initializers.normal(deviation)
+    return nnx.Linear(width or backbone.width, classes, kernel_init=init, rngs=rngs)
+
+
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with one fused projection to queries, keys and values."""
 

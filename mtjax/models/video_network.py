@@ -1,6 +1,7 @@
 """Convolutional networks of clips: stages of units, each `unit(x, train=)`; frozen stages; the classifier on top."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 from mtjax.command.errors import InputError
 from mtjax.models.batch_norm import BatchNorm
 from mtjax.models.convolution import Conv3D, Pads, Triple, max_pool
+from mtjax.models.layers import class_head
 from mtjax.types import Batch
 
 
@@ -57,7 +59,13 @@ class Residual(nnx.Module):
 
 
 class VideoNetwork(nnx.Module):
-    """A backbone made of named stages; each is an attribute, a list of units that follow each other."""
+    """A backbone made of named stages; each is an attribute, a list of units that follow each other.
+
+    Attributes:
+      head_deviation: standard deviation of the first weights of the classifier on top (`layers.class_head`), torchvision's.
+    """
+
+    head_deviation: ClassVar[float] = 0.01
 
     def __init__(
         self,
@@ -154,7 +162,7 @@ class VideoClassifier(nnx.Module):
 
     def __init__(self, backbone: VideoNetwork, classes: int, *, rngs: nnx.Rngs):
         self.backbone = backbone
-        self.head = nnx.Linear(backbone.width, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
+        self.head = class_head(backbone, classes, rngs=rngs)
 
     def __call__(self, clip: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b k"]:
         return self.head(self.backbone.embed(clip, train=train))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Count, NotNegative, Range, Share
-from mtjax.models.layers import Dropout
+from mtjax.models.layers import Dropout, class_head
 from mtjax.tasks import losses
 from mtjax.types import Attending, Batch, Scalars
 
@@ -31,7 +31,7 @@ class Classifier(nnx.Module):
         self.backbone = backbone
         self.hidden = nnx.Linear(backbone.width, hidden, rngs=rngs) if hidden else None
         self.dropout = Dropout(dropout)
-        self.head = nnx.Linear(hidden or backbone.width, num_classes, rngs=rngs)
+        self.head = class_head(backbone, num_classes, width=hidden, rngs=rngs)
 
     def __call__(
         self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None

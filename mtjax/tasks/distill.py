@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Count, NotNegative, Positive, Range, Share
+from mtjax.models.layers import class_head
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify, of_clips
 from mtjax.types import Batch, Params, Scalars, Teacher
@@ -36,7 +37,7 @@ class Student(Classifier):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, num_classes, hidden=hidden, dropout=dropout, rngs=rngs)
-        self.weak_head = nnx.Linear(hidden or backbone.width, num_classes, rngs=rngs) if heads == 2 else None
+        self.weak_head = class_head(backbone, num_classes, width=hidden, rngs=rngs) if heads == 2 else None
         self.teacher = teacher.make(rngs.params()) if teacher else None
 
     def both(

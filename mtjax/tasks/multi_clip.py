@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Count, Range, Share
-from mtjax.models.layers import Dropout
+from mtjax.models.layers import Dropout, class_head
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classifier, Classify
 from mtjax.types import Batch, Scalars
@@ -54,8 +54,9 @@ class MultiClipClassifier(Classifier):
         """
         super().__init__(backbone, num_classes, hidden=hidden, dropout=dropout, rngs=rngs)
         self.order_head = OrderHead(backbone.width, clips, rngs=rngs) if clips else None
-        width = hidden or backbone.width
-        self.neighbour_heads = nnx.List([nnx.Linear(width, num_classes, rngs=rngs) for _ in NEIGHBOURS * neighbours])
+        self.neighbour_heads = nnx.List(
+            [class_head(backbone, num_classes, width=hidden, rngs=rngs) for _ in NEIGHBOURS * neighbours]
+        )
 
 
 class MultiClip(Classify):

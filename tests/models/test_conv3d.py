@@ -30,11 +30,14 @@ from mtjax.compute.step import Program
 from mtjax.convert import names
 from mtjax.models import batch_norm, convolution, r2plus1d, r3d, s3dg
 from mtjax.models.batch_norm import BatchNorm
+from mtjax.models.frozen import Frozen
 from mtjax.models.video_network import ConvNorm, Fixed, VideoClassifier, VideoNetwork
 from mtjax.run import checkpoint, initial_weights
 from mtjax.run.complexity import multiplications
 from mtjax.run.experiment import Experiment, checkpoints_of
 from mtjax.tasks.classify import Classify
+from mtjax.tasks.distill import Distill
+from mtjax.tasks.multi_clip import MultiClip
 
 GOLDEN = Path(__file__).parent / "golden" / "conv3d.npz"
 REFERENCE = Path(__file__).parents[2] / "benchmarks" / "conv3d_torch.py"
@@ -322,8 +325,18 @@ def test_first_weights_are_torchvisions():
     assert abs(kernel.std() - math.sqrt(2 / (256 * 27))) < 1e-4 and abs(kernel.mean()) < 1e-4
     assert np.abs(kernel).max() > 4 * kernel.std()  # not truncated
     assert (unit.norm.scale[...] == 1).all() and (unit.norm.var[...] == 1).all() and not unit.norm.mean[...].any()
-    head = VideoClassifier(Tiny(rngs=nnx.Rngs(0)), 4000, rngs=nnx.Rngs(0)).head
-    assert abs(float(head.kernel[...].std()) - 0.01) < 1e-4 and not head.bias[...].any()
+    backbone, rngs = Tiny(rngs=nnx.Rngs(0)), nnx.Rngs(0)
+    neighbours = MultiClip(num_classes=4000, clips=2, neighbours=True).assemble(backbone, rngs=rngs)
+    heads = [VideoClassifier(backbone, 4000, rngs=rngs).head, neighbours.head, *neighbours.neighbour_heads]
+    heads.append(Classify(num_classes=4000).assemble(backbone, rngs=rngs).head)  # what training builds
+    student = Distill(num_classes=4000, heads=2).assemble(backbone, rngs=rngs)
+    heads += [student.head, student.weak_head]
+    assert len(heads) == 7
+    for head in heads:
+        assert abs(float(head.kernel[...].std()) - 0.01) < 2e-4 and not head.bias[...].any()
+    # Papers that say nothing of it keep Flax's: N(0, 1 / width), here of features of another network.
+    probe = Classify(num_classes=4000).assemble(Frozen(width=8, rngs=rngs), rngs=rngs).head
+    assert abs(float(probe.kernel[...].std()) - 8**-0.5) < 5e-3
 
 
 # BatchNorm, frozen stages, precision.
