@@ -35,6 +35,8 @@ class Top1:
 
     def scored(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities [items, classes], labels [items]) of the labelled items; see `labelled`."""
+        if self.field not in rows:
+            raise InputError(f"config.evals: field={self.field!r} is not predicted by this task, but {sorted(rows)}")
         probs, labels = rows[self.field], rows["label"]
         observed = rows.get("observed", np.ones(len(labels), bool))
         if self.how != "none":

@@ -93,6 +93,10 @@ class Predictor:
         rows, arrays = self.rows(shown)
         field = "" if isinstance(self.recipe, Prediction) or isinstance(video, Mapping) else self.recipe.overlay
         drawn = {"frames": shown.frames, "tracks": np.asarray(shown.record[field])} if field else {}
+        if not {"probs", "prediction"} & set(rows):
+            raise ConfigError(
+                f"{self.meta['workdir']} predicts features alone; `mtjax predict --column` writes those of a dataset"
+            )
         if "probs" not in rows:
             return result | drawn | {"prediction": rows["prediction"][0].tolist()}
         probs, names = rows["probs"][0], self.meta["class_names"]

@@ -23,7 +23,7 @@ PENALTIES = ("none", "printed", "sklearn_C1")
 
 
 class Classifier(nnx.Module):
-    """Backbone and linear head, with a hidden layer (ReLU, dropout) between them if `hidden`."""
+    """Backbone and linear head, with a hidden layer (ReLU, dropout) between them if `hidden`; no head for no classes."""
 
     def __init__(
         self, backbone: nnx.Module, num_classes: int, *, hidden: int = 0, dropout: float = 0.0, rngs: nnx.Rngs
@@ -31,7 +31,7 @@ class Classifier(nnx.Module):
         self.backbone = backbone
         self.hidden = nnx.Linear(backbone.width, hidden, rngs=rngs) if hidden else None
         self.dropout = Dropout(dropout)
-        self.head = class_head(backbone, num_classes, width=hidden, rngs=rngs)
+        self.head = class_head(backbone, num_classes, width=hidden, rngs=rngs) if num_classes else None
 
     def __call__(
         self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
@@ -85,14 +85,7 @@ class Classify:
         for field, known, value in (("class_weights", CLASS_WEIGHTS, class_weights), ("penalty", PENALTIES, penalty)):
             if value not in known:
                 raise InputError(f"config.task.{field}={value!r}: must be one of {known}")
-        found = len(data.class_names) if data else num_classes
-        if not found:
-            raise InputError(
-                "config.task: the dataset has no classes; set task.name='regress.Regress' or task.num_classes"
-            )
-        if num_classes and num_classes != found:
-            raise InputError(f"config.task.num_classes={num_classes}, but {data.root} has {found} classes")
-        self.num_classes = found
+        self.num_classes = found = self._classes_of(data, num_classes)
         self.hidden, self.dropout = hidden, dropout
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         labels = data.training_labels[data.rows("train")] if data else np.zeros(1, np.int32)
@@ -106,6 +99,23 @@ class Classify:
                 weight = prior ** (-1.0 if class_weights == "inverse" else -0.5)
                 self.class_weight = (weight / (weight * prior).sum()).astype(np.float32)
             self.log_prior = (logit_adjustment * np.log(prior)).astype(np.float32)
+
+    def _classes_of(self, data: "Data | None", num_classes: int) -> int:
+        """How many logits there are. Raises InputError where nothing says so, or two numbers differ."""
+        if data is None:
+            if not num_classes:
+                raise InputError(
+                    "config.task.num_classes: without a dataset the number of classes has to be given here"
+                )
+            return num_classes
+        if not (found := len(data.class_names)):
+            raise InputError(
+                f"config.task: {data.root} names no classes. Give its catalog class names, let data.pseudo=COLUMN label it, or "
+                "choose a task that needs no class: regress.Regress, or distill.Distill with alpha=0.0 and beta=0.0"
+            )
+        if num_classes not in (0, found):
+            raise InputError(f"config.task.num_classes={num_classes}, but {data.root} has {found} classes")
+        return found
 
     @property
     def outputs(self) -> dict[str, int]:
@@ -158,23 +168,26 @@ class Classify:
     def _predictions(
         self, batch: Batch, logits: Float[Array, "*b c"], embedding: Float[Array, "*b d"]
     ) -> dict[str, Array]:
-        said = {}
+        said = self._features(batch, embedding)
         if logits.ndim == 3:
-            # Views that only fill the batch have no time; a video of which nothing is seen has padding alone.
-            real = jnp.ones(logits.shape[:2]) if "centre_s" not in batch else batch["centre_s"] >= 0
-            real = real.astype(jnp.float32)
-            share = (real / jnp.maximum(real.sum(1, keepdims=True), 1.0))[..., None]
-            said = {"probs_mean": (share * jax.nn.softmax(logits)).sum(1), "clip_embedding": embedding}
-            logits, embedding = (share * logits).sum(1), (share * embedding).sum(1)
-            said |= {k: batch[k] for k in ("centre_s",) if k in batch}
+            share = _share_of_clips(batch, logits.shape[:2])
+            said["probs_mean"] = (share * jax.nn.softmax(logits)).sum(1)
+            logits = (share * logits).sum(1)
         if "observed" in batch:
-            said["observed"] = batch["observed"]
             logits = jnp.where(batch["observed"][:, None], logits, 0.0)
             if "probs_mean" in said:
                 said["probs_mean"] = jnp.where(batch["observed"][:, None], said["probs_mean"], 1.0 / self.num_classes)
         label = batch["label"] if batch["label"].ndim == 1 else batch["label"][:, 0]
         loss = losses.cross_entropy(logits, label)
-        return {"logits": logits, "probs": jax.nn.softmax(logits), "embedding": embedding, "loss": loss} | said
+        return {"logits": logits, "probs": jax.nn.softmax(logits), "loss": loss} | said
+
+    def _features(self, batch: Batch, embedding: Float[Array, "*b d"]) -> dict[str, Array]:
+        """What `predict` gives that needs no head: `embedding`, `observed`, and of several clips a video their own."""
+        found = {k: batch[k] for k in ("observed",) if k in batch}
+        if embedding.ndim == 2:
+            return {"embedding": embedding} | found
+        found |= {"clip_embedding": embedding} | {k: batch[k] for k in ("centre_s",) if k in batch}
+        return {"embedding": (_share_of_clips(batch, embedding.shape[:2]) * embedding).sum(1)} | found
 
     def saliency(self, model: Classifier, batch: Batch, label: Int[Array, " b"]) -> Float[Array, "b n"]:
         """How much each track matters: norm of the gradient of a class logit with respect to the track, divided by the
@@ -187,3 +200,10 @@ class Classify:
         norm = jnp.sqrt(jnp.square(jax.grad(logit)(batch["tracks"])).sum((1, 3)))
         norm = jnp.where(batch["point_valid"], norm, 0.0)
         return norm / jnp.maximum(norm.max(1, keepdims=True), 1e-12)
+
+
+def _share_of_clips(batch: Batch, shape: tuple[int, int]) -> Float[Array, "b k 1"]:
+    """How much each clip counts in the mean of its video. Views that only fill the batch have no time and count nothing; a
+    video of which nothing is seen has no other."""
+    real = jnp.ones(shape) if "centre_s" not in batch else (batch["centre_s"] >= 0).astype(jnp.float32)
+    return (real / jnp.maximum(real.sum(1, keepdims=True), 1.0))[..., None]

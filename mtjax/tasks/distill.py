@@ -42,9 +42,12 @@ class Student(Classifier):
 
     def both(
         self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
-    ) -> tuple[Float[Array, "b c"], Float[Array, "b c"], Float[Array, "b d"]]:
-        """Logits of the head for labels, of the head for the teacher's (the same if there is one), and the embedding."""
+    ) -> tuple[Float[Array, "*b c"] | None, Float[Array, "*b c"] | None, Float[Array, "*b d"]]:
+        """Logits of the head for labels, of the head for the teacher's (the same if there is one; None without a head), and
+        the embedding."""
         embedding = self.backbone(batch, train=train, rngs=rngs).astype(jnp.float32)
+        if self.head is None:
+            return None, None, embedding
         below = self.below_head(embedding, train=train, rngs=rngs)
         supervised = self.head(below)
         return supervised, supervised if self.weak_head is None else self.weak_head(below), embedding
@@ -55,7 +58,8 @@ class Distill(Classify):
     + match · the mean squared difference of both embeddings.
 
     MERS is alpha=0.0, beta=0.0, match=50.0 with a frozen teacher of flow, MARS the same with alpha=1.0 (motionfit.md §9). The
-    teacher is a column (`data.teacher`), or a module that sees the same batch, frozen inside the student's state.
+    teacher is a column (`data.teacher`), or a module that sees the same batch, frozen inside the student's state. With alpha
+    and beta 0.0 there is no head: the dataset needs no class names, and `predict` gives features alone.
     """
 
     trainable = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("teacher")))
@@ -90,6 +94,7 @@ class Distill(Classify):
         Raises:
           ValueError: no teacher, two of them, or one of other classes.
         """
+        self.alpha, self.beta, self.match = alpha, beta, match
         super().__init__(data, num_classes=num_classes, hidden=hidden, dropout=dropout, label_smoothing=label_smoothing)
         for field, known, value in (
             ("divergence", tuple(DIVERGENCES), divergence),
@@ -98,18 +103,22 @@ class Distill(Classify):
         ):
             if value not in known:
                 raise InputError(f"config.task.{field}={value!r}: must be one of {known}")
-        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+        self.temperature = temperature
         self.divergence, self.heads, self.rule = DIVERGENCES[divergence], heads, rule
         self.teacher = teacher or None
         if data and bool(data.teacher) == bool(teacher):
             raise InputError("config: Distill needs either data.teacher (a column) or task.teacher (a workdir)")
-        self.match = match
+        if not (alpha or beta or match):
+            raise InputError("config.task: with alpha, beta and match all 0.0 there is nothing to learn")
         if match and data and not teacher:
             raise InputError("config.task.match: features come from a frozen teacher (task.teacher), not from a column")
         if data and self.teacher and beta and self.teacher.class_names != tuple(data.class_names):
             raise InputError(
                 f"config.task.teacher was trained on {self.teacher.class_names[:5]} …, {data.root} has {data.class_names[:5]} …"
             )
+
+    def _classes_of(self, data: "Data | None", num_classes: int) -> int:
+        return super()._classes_of(data, num_classes) if self.alpha or self.beta else 0
 
     @property
     def weights(self) -> Params:
@@ -131,14 +140,16 @@ class Distill(Classify):
         return said, jnp.broadcast_to(said.get("observed", True), batch["valid"].shape)
 
     def loss(self, model: Student, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
-        """The weighted sum of the means; logs each that counts, top-1 in % of the labelled clips and agreement with the
-        teacher in %."""
+        """The weighted sum of the means; logs each that counts, and where there is a head top-1 in % of the labelled clips and
+        agreement with the teacher in %."""
         supervised, weak, embedding = model.both(batch, train=True, rngs=rngs)
         said, taught = self.teacher_outputs(model, batch)
         taught = batch["valid"] & batch.get("observed", True) & taught
-        hard, right = self.per_clip(supervised, batch, batch["label"])
-        total, scalars = self.alpha * hard, {"hard": hard, "top1": right}
-        weight = of_clips(taught, weak.shape[:-1]).astype(jnp.float32)
+        weight = of_clips(taught, embedding.shape[:-1]).astype(jnp.float32)
+        total, scalars = jnp.float32(0.0), {}
+        if supervised is not None:
+            hard, right = self.per_clip(supervised, batch, batch["label"])
+            total, scalars = self.alpha * hard, {"hard": hard, "top1": right}
         if self.beta:
             probs = said["probs"] if weak.ndim == 2 else jnp.broadcast_to(said["probs"][:, None], weak.shape)
             soft = losses.weighted_mean(self.divergence(weak, probs, temperature=self.temperature), weight)
@@ -156,8 +167,11 @@ class Distill(Classify):
         return total, scalars
 
     def predict(self, model: Student, batch: Batch) -> Mapping[str, Array]:
-        """What `Classify.predict` gives, by `rule`; with two heads also `probs_<rule>` [b c] of every rule."""
+        """What `Classify.predict` gives, by `rule`; with two heads also `probs_<rule>` [b c] of every rule. Without a head
+        only what is about features."""
         supervised, weak, embedding = model.both(batch, train=False)
+        if supervised is None:
+            return self._features(batch, embedding)
         if self.heads == 1:
             return self._predictions(batch, supervised, embedding)
         p, q = jax.nn.softmax(supervised), jax.nn.softmax(weak)

@@ -1,6 +1,8 @@
 """The whole regime of MotionFit in small: flow teaches clusters, clusters teach RGB, which is then fine-tuned (motionfit.md §1)."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from conftest import config_of, image_bytes, make_dataset, train_here
 
 from mtjax import predict, records
 from mtjax.clusters import pseudo_labels
+from mtjax.data.catalog import Catalog
 from mtjax.data.columns import Column
 from mtjax.modalities.joined import Joined
 from mtjax.run.experiment import Experiment
@@ -137,3 +140,46 @@ def test_a_frozen_teacher_of_flow_sees_the_same_moments(root, generator, one_dev
     train_here(config, tmp_path / "mars")
     logged = [json.loads(line) for line in (tmp_path / "mars" / "metrics.jsonl").read_text().splitlines()]
     assert any("train/match" in line for line in logged)
+
+
+@pytest.fixture
+def unnamed(root, tmp_path):
+    """The same videos in a dataset that knows no class."""
+    source = tmp_path / "source"
+    shutil.copytree(root / "columns", source / "columns")
+    named = Catalog.load(root)
+    clips = tuple(dataclasses.replace(c, label="") for c in named.clips)
+    dataclasses.replace(named, root=source, class_names=(), clips=clips).save()
+    return source
+
+
+def test_features_are_matched_on_videos_of_no_class(root, unnamed, generator, one_device, tmp_path):
+    """MERS: its source has no labels, and need not name classes either; its features are then fine-tuned with labels."""
+    rgb, flow = {"name": "rgb.Rgb"} | CLIP, {"name": "flow.Flow"} | CLIP
+    data = {"name": "joined.Joined", "student": rgb, "watched": flow, "holdout": 0.2}
+    task = {"name": "distill.Distill", "teacher": str(generator[0]), "alpha": 0.0, "beta": 0.0, "match": 50.0}
+    of_mers = {"data": data, "model": NETWORK, "optimizer": SGD | {"lr": 1e-3}, "evals": {}}
+    config = config_of(unnamed, task=task, train={"steps": 2, "batch": 4, "log_every": 1}, **of_mers)
+    train_here(config, tmp_path / "mers")
+    lines = [json.loads(line) for line in (tmp_path / "mers" / "metrics.jsonl").read_text().splitlines()]
+    logged = set().union(*lines)
+    assert "train/match" in logged and not {"train/top1", "train/hard"} & logged
+    assert not any(name.startswith("head/") for name in weights(tmp_path / "mers"))
+    assert predict.main([str(tmp_path / "mers"), "--column=mers", "--fields=embedding", "--splits=test"]) == 0
+    column = Column(unnamed, "mers")
+    assert len(column) == 8 and column.spec.parameters["class_names"] == []
+    begin = {"init": str(tmp_path / "mers"), "init_skip": ("^(?!backbone/)",), "init_new": ("^head",)}
+    plain = {"name": "rgb.Rgb"} | CLIP
+    tuned = config_of(root, data=plain, model=NETWORK, task=UCF, optimizer=SGD, train={"steps": 1} | begin)
+    train_here(tuned, tmp_path / "tuned")
+    assert weights(tmp_path / "tuned")["head/kernel"].shape == (32, 2)
+
+
+def test_a_task_with_classes_says_what_to_do_on_videos_of_no_class(unnamed, generator):
+    data = {"name": "rgb.Rgb"} | CLIP
+    for task in (UCF, {"name": "distill.Distill", "teacher": str(generator[0])}):
+        with pytest.raises(ValueError, match="names no classes.*alpha=0.0 and beta=0.0"):
+            Experiment(config_of(unnamed, data=data, model=NETWORK, task=task, evals={}, train={"steps": 1}))
+    nothing = {"name": "distill.Distill", "teacher": str(generator[0]), "alpha": 0.0, "beta": 0.0}
+    with pytest.raises(ValueError, match="nothing to learn"):
+        Experiment(config_of(unnamed, data=data, model=NETWORK, task=nothing, evals={}, train={"steps": 1}))
