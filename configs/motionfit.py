@@ -11,7 +11,8 @@ where a run that deviates from its stage stands: tune,ucf101,1,t3/kval/500 after
   _R1 to _R4 clips a video (3 unless said), _len32 or _len64 frames and one clip (Table 1).
 - motion_order, appearance_order: the order of clips alone, without labels (lambda = 0); tune_motion_order, tune_appearance_order
   train all of `--config.train.init=WORKDIR` of those with labels, as VCOP does.
-- self: RGB learns the clusters of `--config.data.pseudo=COLUMN` of `mtjax.cluster`; self_s3dg with S3D-G.
+- self: RGB learns the clusters of `--config.data.pseudo=COLUMN` of `mtjax.cluster`; self_s3dg with S3D-G. The checkpoint is
+  selected by the middle clips of the held-out videos and the labels of these very clips.
 - tune: layer3, layer4 and the classifier of `--config.train.init=WORKDIR` of self or mers; tune_len32 with clips of 32 frames,
   tune_s3dg, tune_mers. Semi-supervised (Table 8): --config.data.fraction=0.2, with --config.model.name=r3d.R3D18 in all stages.
 - mers: RGB matches the features of `--config.task.teacher=WORKDIR` of motion, without labels; mars: with labels on the target.

@@ -35,15 +35,17 @@ class VideoClips(OneColumn):
     - `centre_s` float32 [b k]: the time of each clip's middle;
     - with `ordered`, `in_order` bool [b]: whether the video was long enough for clips that do not overlap;
     - with `pseudo`, labels by time: in training `label` [b k] and the labels before and after each clip, `label_before` and
-      `label_after` [b k], -1 where the video has begun or ended; in evaluation `label` [b], of the view in the middle.
+      `label_after` [b k], -1 where the video has begun or ended. Evaluation then looks at one clip a video, the one in the
+      middle, and `label` [b] is the label of its time: what is scored and selected by is what training learns, a clip and its
+      own label. `dense` shows all clips, so there `label` [b] is the one of most of the video (`labels.main_label`).
 
     k is 1 and left out unless `clips` or `views` is above 1 or `dense` is set.
 
     Attributes:
       frames: t of a clip; stride: items from one of them to the next. Shorter videos are looped.
       clips: k in training, from independent random starts. views: k in evaluation, evenly spaced (`clip_sampling`); of one,
-        the middle. dense: in evaluation all clips that begin so many items apart instead, 0 for none; k is that of the
-        longest video, and what a shorter one lacks has `centre_s` -1.
+        the middle. With `pseudo` there is one, whatever is said here. dense: in evaluation all clips that begin so many items
+        apart instead, 0 for none; k is that of the longest video, and what a shorter one lacks has `centre_s` -1.
       ordered: training clips follow each other, `gap` items apart.
       resize: (h, w) of a whole image, whatever that does to its aspect; size: h = w of what is cut out of it: in
         evaluation the middle, in training one square for each clip, the same in all its images.
@@ -100,7 +102,9 @@ class VideoClips(OneColumn):
     @property
     def _seen(self) -> int:
         """Views of a video in evaluation."""
-        return (self.dense_views if self.present else self.views) if self.dense else self.views
+        if self.dense and self.present:
+            return self.dense_views
+        return 1 if self.pseudo and not self.dense else self.views
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Of evaluation; training has `clips` in place of `views`."""
@@ -181,9 +185,9 @@ class VideoClips(OneColumn):
         if not self.pseudo:
             return batch
         label = batch.pop("pseudo_label")
-        if seeds is None:  # evaluation scores a video once
-            label = label[:, self._seen // 2] if label.ndim > 1 else label
-            return {k: v for k, v in batch.items() if k not in LABELS} | {"label": label}
+        if seeds is None:
+            middle = {} if self.dense else {"label": label.reshape(len(label))}
+            return {k: v for k, v in batch.items() if k not in LABELS} | middle
         hidden = batch["label"] == NO_LABEL  # by `fraction` and the like
         for name, values in (("label", label), *((n, batch[n]) for n in LABELS[1:])):
             batch[name] = np.where(hidden.reshape(-1, *(1,) * (values.ndim - 1)), NO_LABEL, values)
@@ -200,7 +204,7 @@ class VideoClips(OneColumn):
         room = np.array(self.resize) - self.size
         in_order = False
         if seed is None:
-            starts = self._dense_starts(stored) if self.dense else clip_sampling.even_starts(stored, extent, self.views)
+            starts = self._dense_starts(stored) if self.dense else clip_sampling.even_starts(stored, extent, len(into))
             corners = np.tile(np.round(room / 2).astype(np.int64), (len(starts), 1))  # a half to even, as torchvision's
         else:
             rng = np.random.default_rng(seed)

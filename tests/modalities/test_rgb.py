@@ -135,10 +135,20 @@ def test_pseudo_labels_are_those_of_the_time_of_each_clip(root):
         seen |= set(batch["label"][0].tolist())
     assert seen == {0, 1, 2}
     assert data.read(np.array([4, 5]))["label"].tolist() == [1, 0]  # 0.9 s and 0.1 or 0.2 s
-    ten = clips_of(root, views=10, pseudo="pseudo.a").read(np.array([4]))
-    assert ten["label"].tolist() == [1] and ten["frames"].shape[1] == 10
     with pytest.raises(ValueError, match="mtjax.cluster"):
         clips_of(root, pseudo="frames").check()
+
+
+def test_what_is_scored_by_pseudo_labels_is_the_clip_that_has_them(root):
+    """Ten clips see three labels; one of them cannot be right about all."""
+    data = clips_of(root, views=10, pseudo="pseudo.a")
+    one = data.read(np.array([4, 5]))
+    assert one["frames"].shape == (2, 1, 4, SIZE, SIZE, 3) == (2, *data.element_spec()["frames"][0])
+    np.testing.assert_array_equal(shown(one["frames"])[0], [[8, 9, 10, 11]])  # its middle, 0.9 s, has label 1
+    assert one["label"].tolist() == [1, 0] and one["label"].dtype == np.int32
+    assert data.views_of({"frames": numbered(20), "fps": 10.0})["frames"].shape[1] == 10  # a video without such labels
+    dense = clips_of(root, dense=4, pseudo="pseudo.a").read(np.array([4, 5]))
+    assert dense["frames"].shape[1] == 5 and dense["label"].tolist() == [0, 0]  # of most of the video
 
 
 def test_hidden_videos_stay_hidden_and_a_dry_run_needs_no_dataset(root):
