@@ -27,7 +27,7 @@ def batch_lines(config: Mapping[str, Any]) -> list[str]:
 
     exp = Experiment(config, fake=True)
     classes = exp.program.shapes["params"].get("head/bias", jax.ShapeDtypeStruct((2,), "float32")).shape[0]
-    host = exp.data.fake(exp.train.batch, classes)
+    host = exp.data.fake(exp.rows, classes)
     if not exp.data.teacher:
         host = {k: v for k, v in host.items() if k not in ("teacher", "taught")}
     prepare = functools.partial(exp.data.prepare, train=True, key=jax.random.key(0))

@@ -44,7 +44,7 @@ def feed(exp: Experiment, start: int) -> Iterator[tuple[Any, Any]]:
             yield (table, exp.order.cursor(step)), exp.fetch
     else:
         for batch in training_batches(exp.data, exp.order, exp.local, start, exp.total_steps):
-            yield sharding.to_global(batch, exp.local, exp.train.batch, exp.mesh), None
+            yield sharding.to_global(batch, exp.local, exp.rows, exp.mesh), None
 
 
 def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict[str, float]:

@@ -92,11 +92,18 @@ def state_shardings(state, specs: Mapping[str, P], mesh: Mesh):
     return jax.tree.map_with_path(of, state)
 
 
+def padded_batch(batch: int, mesh: Mesh) -> int:
+    """How many rows the devices hold of a batch of so many examples: the next multiple of data × fsdp. What is more than the
+    batch is padding (`valid` False)."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-batch // shards) * shards
+
+
 def local_positions(global_batch: int, mesh: Mesh) -> np.ndarray:
     """int64 [rows]: which positions of a global batch this process's devices hold, in order.
 
     Raises:
-      ConfigError: the batch does not divide over the mesh.
+      ConfigError: the batch does not divide over the mesh (see `padded_batch`).
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if global_batch % shards:

@@ -13,8 +13,8 @@ from mtjax.data.pipeline import Data
 
 @dataclasses.dataclass
 class _ReadStep(grain.transforms.Map):
-    """Step → this process's rows of the global batch of that step. Batched before anything is read: Grain's Python is
-    paid once a batch, not once a record."""
+    """Step → this process's rows of the global batch of that step; positions behind its end are padding. Batched before
+    anything is read: Grain's Python is paid once a batch, not once a record."""
 
     data: Data
     clips: np.ndarray
@@ -22,8 +22,10 @@ class _ReadStep(grain.transforms.Map):
     local: np.ndarray
 
     def map(self, step):
-        clips = self.clips[self.order(int(step))[self.local]]
-        return self.data.read(clips, train=True, seeds=self.order.seeds(int(step))[self.local])
+        inside = self.local < self.order.global_batch
+        at = np.where(inside, self.local, 0)
+        clips = self.clips[self.order(int(step))[at]]
+        return self.data.read(clips, inside, train=True, seeds=self.order.seeds(int(step))[at])
 
 
 @dataclasses.dataclass
@@ -38,7 +40,7 @@ class _ReadBlock(grain.transforms.Map):
 
     def map(self, block):
         wanted = int(block) * self.global_batch + self.local
-        inside = wanted < len(self.clips)
+        inside = (self.local < self.global_batch) & (wanted < len(self.clips))
         clips = self.clips[np.where(inside, wanted, 0)]
         return self.data.read(clips, inside, seeds=copy_seeds(clips, self.copy) if self.copy else None)
 
@@ -46,7 +48,8 @@ class _ReadBlock(grain.transforms.Map):
 def training_batches(
     data: Data, order: Order, local: np.ndarray, start: int, stop: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of steps start..stop-1; `local` are this process's positions in the global batch."""
+    """The batches of steps start..stop-1; `local` are this process's positions in the global batch, which may be padded
+    (`sharding.padded_batch`)."""
     reader = _ReadStep(data, data.training_clips(), order, local)
     return _iterate(grain.MapDataset.range(start, stop).map(reader), data.workers)
 
@@ -54,7 +57,8 @@ def training_batches(
 def evaluation_batches(
     data: Data, clips: np.ndarray, global_batch: int, local: np.ndarray, copy: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every clip exactly once in order; the last batch is padded with `valid` False.
+    """Every clip exactly once in order; the last batch is padded with `valid` False, and so is what `local` holds behind the
+    end of a batch.
 
     Args:
       copy: 0 reads clips as evaluation does; n > 0 as training would, the n-th time.

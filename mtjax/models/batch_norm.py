@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mtjax.command.errors import InputError
 
@@ -16,7 +16,8 @@ class BatchNorm(nnx.Module):
 
     Training normalises by the mean and the biased variance of the global batch (under jit there is no other; PyTorch without
     SyncBatchNorm takes those of each device's part) and keeps running means of the mean and the *unbiased* variance;
-    `nnx.BatchNorm` would keep the biased one. Statistics are float32. With `train.accumulate` they are of a micro-batch.
+    `nnx.BatchNorm` would keep the biased one. Statistics are float32. With `train.accumulate` they are of a micro-batch. Rows
+    that are no example (padding, damaged records) have no part in them.
     """
 
     def __init__(self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.1, dtype: jnp.dtype = jnp.float32):
@@ -30,50 +31,80 @@ class BatchNorm(nnx.Module):
         self.epsilon, self.momentum, self.dtype = epsilon, momentum, dtype
         self.frozen = False
 
-    def __call__(self, x: Float[Array, "*lead c"], *, train: bool) -> Float[Array, "*lead c"]:
-        """With `train` (and not `frozen`) normalises by the batch and updates the running statistics."""
+    def __call__(
+        self, x: Float[Array, "b *lead c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b *lead c"]:
+        """With `train` (and not `frozen`) normalises by the batch and updates the running statistics.
+
+        Args:
+          valid: which rows the statistics are of, None for all. Without one that is, the running ones stay as they were.
+        """
         scale, bias, mean, var = (jnp.asarray(v[...]) for v in (self.scale, self.bias, self.mean, self.var))
         if not train or self.frozen:
             scale = scale * jax.lax.rsqrt(var + self.epsilon)
             return (x.astype(jnp.float32) * scale + (bias - mean * scale)).astype(self.dtype)
-        count = math.prod(x.shape[:-1])
+        count, weight, new = math.prod(x.shape[:-1]), None, self.momentum
         if count < 2:
             raise InputError("BatchNorm in training needs more than one value a channel: a larger batch or clip")
-        y, of_batch, biased = _normalised(x, scale, bias, self.epsilon)
-        keep, new = 1.0 - self.momentum, self.momentum
-        self.mean.set_value(keep * mean + new * jax.lax.stop_gradient(of_batch))
-        self.var.set_value(keep * var + new * count / (count - 1) * jax.lax.stop_gradient(biased))
+        if valid is not None:
+            weight = valid.astype(jnp.float32).reshape(-1, *(1,) * (x.ndim - 1))
+            count = _count(x, weight)
+            new = jnp.where(count > 1.0, self.momentum, 0.0)
+        y, of_batch, biased = _normalised(x, scale, bias, weight, self.epsilon)
+        unbiased = count / jnp.maximum(count - 1, 1)
+        self.mean.set_value((1.0 - new) * mean + new * jax.lax.stop_gradient(of_batch))
+        self.var.set_value((1.0 - new) * var + new * unbiased * jax.lax.stop_gradient(biased))
         return y.astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _count(x: Float[Array, "b *lead c"], weight: Float[Array, "b *ones"] | None) -> Float[Array, ""] | int:
+    """How many values of a channel count, 1 at least."""
+    positions = math.prod(x.shape[1:-1])
+    return len(x) * positions if weight is None else jnp.maximum(weight.sum() * positions, 1.0)
+
+
+def _mean(
+    x: Float[Array, "b *lead c"], weight: Float[Array, "b *ones"] | None, values: Float[Array, "b *lead c"]
+) -> Float[Array, " c"]:
+    """Of `values`, shaped as `x`, over what counts."""
+    axes = tuple(range(x.ndim - 1))
+    return values.mean(axes) if weight is None else (values * weight).sum(axes) / _count(x, weight)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _normalised(
-    x: Float[Array, "*lead c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
-) -> tuple[Float[Array, "*lead c"], Float[Array, " c"], Float[Array, " c"]]:
-    """x normalised by its own statistics, float32; these, mean and biased variance, have no gradient of their own.
+    x: Float[Array, "b *lead c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    weight: Float[Array, "b *ones"] | None,
+    epsilon: float,
+) -> tuple[Float[Array, "b *lead c"], Float[Array, " c"], Float[Array, " c"]]:
+    """x normalised by its own statistics, float32; these, mean and biased variance, have no gradient of their own. `weight`: 1
+    for rows that the statistics are of, 0 for others; None for all.
 
     The variance is of differences from the mean. That of squares would read x once less, but lost three digits of S3D-G's
     logits where few positions are left; derived automatically, this one would cost one more sum in the gradient.
     """
-    return _normalised_forward(x, scale, bias, epsilon)[0]
+    return _normalised_forward(x, scale, bias, weight, epsilon)[0]
 
 
-def _normalised_forward(x, scale, bias, epsilon):
-    axes, wide = tuple(range(x.ndim - 1)), x.astype(jnp.float32)
-    mean = wide.mean(axes)
-    var = jnp.square(wide - mean).mean(axes)
+def _normalised_forward(x, scale, bias, weight, epsilon):
+    wide = x.astype(jnp.float32)
+    mean = _mean(x, weight, wide)
+    var = _mean(x, weight, jnp.square(wide - mean))
     inverse = jax.lax.rsqrt(var + epsilon)
     y = wide * (scale * inverse) + (bias - mean * (scale * inverse))
-    return (y, mean, var), (x, scale, mean, inverse)
+    return (y, mean, var), (x, scale, weight, mean, inverse)
 
 
 def _normalised_backward(epsilon, saved, gradients):
-    (x, scale, mean, inverse), gradient = saved, gradients[0].astype(jnp.float32)
+    (x, scale, weight, mean, inverse), gradient = saved, gradients[0].astype(jnp.float32)
     axes, unit = tuple(range(x.ndim - 1)), (x.astype(jnp.float32) - mean) * inverse
     of_bias, of_scale = gradient.sum(axes), (gradient * unit).sum(axes)
-    count = math.prod(x.shape[:-1])
-    of_x = scale * inverse * (gradient - of_bias / count - unit * (of_scale / count))
-    return of_x.astype(x.dtype), of_scale, of_bias
+    count = _count(x, weight)
+    through = of_bias / count + unit * (of_scale / count)  # the statistics
+    of_x = scale * inverse * (gradient - (through if weight is None else weight * through))
+    return of_x.astype(x.dtype), of_scale, of_bias, None if weight is None else jnp.zeros_like(weight)
 
 
 _normalised.defvjp(_normalised_forward, _normalised_backward)

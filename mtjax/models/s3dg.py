@@ -7,7 +7,7 @@ from typing import Annotated
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mtjax.command.errors import InputError
 from mtjax.command.ranges import Dtype, Positive, Range, Share
@@ -37,7 +37,9 @@ class Gate(nnx.Module):
     def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.linear = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w c"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b t h w c"]:
         mean = x.mean((1, 2, 3), dtype=jnp.float32).astype(x.dtype)
         return x * nnx.sigmoid(self.linear(mean))[:, None, None, None]
 
@@ -50,7 +52,9 @@ class Pool(nnx.Module):
         not, a last window over what is left. Else torchvision's, kernel // 2 on both sides for kernels of three."""
         self.kernel, self.stride, self.at_end = kernel, stride, at_end
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b s i j c"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b s i j c"]:
         return max_pool(x, self.kernel, self.stride, self._padding(x.shape[1:4]))
 
     def _padding(self, sizes: Sequence[int]) -> Pads:
@@ -81,12 +85,14 @@ class Inception(nnx.Module):
     def _branches(self) -> tuple[nnx.List, ...]:
         return self.branch0, self.branch1, self.branch2, self.branch3
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w d"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b t h w d"]:
         said = []
         for branch in self._branches():
             y = x
             for unit in branch:
-                y = unit(y, train=train)
+                y = unit(y, train=train, valid=valid)
             said.append(y)
         return jnp.concatenate(said, -1)
 
@@ -94,7 +100,9 @@ class Inception(nnx.Module):
 class SpaceToDepth(nnx.Module):
     """Cubes of 2×2×2 pixels become channels: frame, row and column of the pixel, then its colour."""
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b s i j d"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b s i j d"]:
         b, t, h, w, c = x.shape
         if t % 2 or h % 2 or w % 2:
             raise InputError(f"clips of {t} frames of {h} × {w}: a space-to-depth stem needs even numbers")
@@ -105,7 +113,9 @@ class SpaceToDepth(nnx.Module):
 class WithoutFirst(nnx.Module):
     """Drops the first frame, row and column: an even kernel padded on both sides then is as TensorFlow pads it."""
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b s i j c"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b s i j c"]:
         return x[:, 1:, 1:, 1:]
 
 

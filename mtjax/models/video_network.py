@@ -1,11 +1,12 @@
-"""Convolutional networks of clips: stages of units, each `unit(x, train=)`; frozen stages; the classifier on top."""
+"""Convolutional networks of clips: stages of units, each `unit(x, train=, valid=)`; frozen stages; the classifier on top."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mtjax.command.errors import InputError
 from mtjax.models.batch_norm import BatchNorm
@@ -40,8 +41,10 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(out, epsilon=epsilon, momentum=momentum, dtype=dtype)
         self.activate = activate
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b s i j d"]:
-        x = self.norm(self.conv(x), train=train)
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b s i j d"]:
+        x = self.norm(self.conv(x), train=train, valid=valid)
         return nnx.relu(x) if self.activate else x
 
 
@@ -51,11 +54,13 @@ class Residual(nnx.Module):
     def __init__(self, main: Sequence[nnx.Module], shortcut: nnx.Module | None):
         self.main, self.shortcut = nnx.List(main), shortcut
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b s i j d"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b s i j d"]:
         y = x
         for unit in self.main:
-            y = unit(y, train=train)
-        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x, train=train)))
+            y = unit(y, train=train, valid=valid)
+        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x, train=train, valid=valid)))
 
 
 class VideoNetwork(nnx.Module):
@@ -98,8 +103,11 @@ class VideoNetwork(nnx.Module):
         for name in frozen:
             _freeze(getattr(self, name))
 
-    def stages(self, clip: Float[Array, "b t h w c"], *, train: bool) -> dict[str, Float[Array, "b _t _h _w _d"]]:
-        """Each stage's features by its name, in order. With `train`, BatchNorm sees the batch and updates its statistics.
+    def stages(
+        self, clip: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> dict[str, Float[Array, "b _t _h _w _d"]]:
+        """Each stage's features by its name, in order. With `train`, BatchNorm sees the batch, of it what is `valid`, and updates
+        its statistics.
 
         Raises:
           ValueError: a clip has other channels than the first convolution.
@@ -110,7 +118,7 @@ class VideoNetwork(nnx.Module):
             )
 
         def call(unit: nnx.Module, x: Array) -> Array:
-            return unit(x, train=train)
+            return unit(x, train=train, valid=valid)
 
         x, features = clip.astype(self.dtype), {}
         for name in self.names:
@@ -119,9 +127,11 @@ class VideoNetwork(nnx.Module):
             features[name] = x
         return features
 
-    def embed(self, clip: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b d"]:
-        """The last stage's features, averaged over time and space, float32."""
-        return self.pool(self.stages(clip, train=train)[self.names[-1]].astype(jnp.float32))
+    def embed(
+        self, clip: Float[Array, "b t h w c"], *, train: bool, valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b d"]:
+        """The last stage's features, averaged over time and space, float32. See `stages`."""
+        return self.pool(self.stages(clip, train=train, valid=valid)[self.names[-1]].astype(jnp.float32))
 
     def pool(self, features: Float[Array, "b t h w d"]) -> Float[Array, "b d"]:
         """From the last stage's features to the embedding."""
@@ -129,7 +139,10 @@ class VideoNetwork(nnx.Module):
 
     def __call__(self, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> Float[Array, "*b d"]:
         """`embed` of the field `reads` of the batch; [b k d] of several clips a video [b k t h w c]."""
-        return self._of_clips(batch, lambda clip: self.embed(clip, train=train))
+        valid = batch.get("valid") if train else None
+        if valid is not None:  # of a video: of each of its clips
+            valid = jnp.repeat(valid, math.prod(batch[self.reads].shape[1:-4]))
+        return self._of_clips(batch, lambda clip: self.embed(clip, train=train, valid=valid))
 
     def describe(self, batch: Batch) -> Float[Array, "*b d"]:
         """See `types.Describing`: of the last stage, the largest of each 2 × 2 positions (VCOP; motionfit.md §8), float32.

@@ -63,7 +63,7 @@ class Predictor:
 
     def rows(self, shown: Shown) -> tuple[Rows, Batch]:
         """What the task predicts, and the decoded batch: the video once for each of the batch's rows."""
-        program, batch = self.experiment.program, self.experiment.train.batch
+        program, batch = self.experiment.program, self.experiment.rows
         repeated = {name: np.repeat(values, batch, 0) for name, values in self.recipe.to_batch(shown.record).items()}
         host = completed(repeated, targets=program.task.outputs.get("num_targets", 0))
         local = self.experiment.local
@@ -108,7 +108,7 @@ class Predictor:
         if not drawn or not isinstance(task, Salient):
             return result | drawn
         prepared = self.experiment.data.prepare(arrays, train=False)
-        label = jax.numpy.full(self.experiment.train.batch, best[0], "int32")
+        label = jax.numpy.full(self.experiment.rows, best[0], "int32")
         saliency = jax.device_get(task.saliency(program.predictor(self.state), prepared, label))[0]
         return result | drawn | {"salient_points": int((saliency > 0.5).sum()), "saliency": saliency}
 

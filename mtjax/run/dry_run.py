@@ -10,7 +10,7 @@ from mtjax.run.experiment import Experiment
 def dry_run(config) -> int:
     """Prints parameters, multiply-accumulates, memory and batch per device; needs no dataset and trains nothing."""
     exp = Experiment(config, fake=True)
-    program, batch = exp.program, exp.train.batch
+    program, batch = exp.program, exp.rows
     classes = exp.program.shapes["params"].get("head/bias", jax.ShapeDtypeStruct((2,), "float32")).shape[0]
     host = {k: v[exp.local] for k, v in exp.data.fake(batch, classes).items()}
     arrays = sharding.to_global(host, exp.local, batch, exp.mesh)
@@ -25,7 +25,10 @@ def dry_run(config) -> int:
     other = sum(x.size for x in program.shapes["rest"].values())
     print(f"mesh             {dict(exp.mesh.shape)} of {devices}")
     print(f"parameters       {program.num_params:,} trainable, {other:,} other")
-    print(f"batch            {batch} global, {batch // shards} per device, {exp.train.accumulate} micro-batch(es)")
+    padding = f" with {batch - exp.train.batch} of padding" if batch > exp.train.batch else ""
+    print(
+        f"batch            {batch} global{padding}, {batch // shards} per device, {exp.train.accumulate} micro-batch(es)"
+    )
     print(f"forward          {forward:.4f} GMAC a clip")
     print(f"training step    {step / 1e9:.2f} GMAC, what is recomputed included")
     if memory is not None:

@@ -49,7 +49,7 @@ def predict_rows(
     for host_batch in evaluation_batches(experiment.data, clips, batch, local, copy):
         if stop():
             raise Interrupted
-        arrays = sharding.to_global(host_batch, local, batch, mesh)
+        arrays = sharding.to_global(host_batch, local, experiment.rows, mesh)
         rows = dict(experiment.program.predict_step(state, arrays, *view, ask=ask))
         rows |= {k: arrays[k] for k in PASSED_ON}
         if jax.process_count() > 1:

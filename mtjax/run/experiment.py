@@ -34,7 +34,8 @@ class Train:
     """The `train` section.
 
     Attributes:
-      batch: examples a step over all devices; 0 takes all training clips (L-BFGS). accumulate: micro-batches of it.
+      batch: examples a step over all devices, padded where it does not divide over them, which changes no result; 0 takes all
+        training clips (L-BFGS). accumulate: micro-batches of it; then it has to divide.
       epochs: passes over the training clips, 0.0 scores the first weights as they are; steps: overrides epochs unless 0.
       init: weights to begin with, a folder of `mtjax.convert` (they become the backbone's) or a workdir; "" for random ones.
       init_skip: regexes of what is not taken from there. init_new: regexes of our parameters that are not there, e.g. "^head".
@@ -121,7 +122,14 @@ class Experiment:
         rules = mesh.pop("rules", ())
         lookup.check_keywords(sharding.make_mesh, mesh, "mesh")
         self.mesh = sharding.make_mesh(**mesh)
-        self.local = sharding.local_positions(self.train.batch, self.mesh)
+        self.rows = sharding.padded_batch(self.train.batch, self.mesh)  # of a batch on the devices, padding included
+        if self.rows != self.train.batch and self.train.accumulate > 1:  # micro-batches would hold unequal shares of it
+            shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+            raise ConfigError(
+                f"config.train.batch={self.train.batch} does not divide over {shards} (data × fsdp) shards of the mesh; with "
+                f"accumulate={self.train.accumulate} it has to"
+            )
+        self.local = sharding.local_positions(self.rows, self.mesh)
         self.evaluators: dict[str, Evaluator] = {}
         if not fake:
             self.evaluators = {
@@ -170,28 +178,30 @@ class Experiment:
     @functools.cached_property
     def fetch(self):
         """For `data.cache="device"`: (table of all training clips, cursor of the step) → batch, inside jit."""
-        order = self.order
+        order, padding = self.order, self.rows - self.train.batch
 
         def fetch(table_and_cursor):
             table, cursor = table_and_cursor
-            positions = order.positions(cursor, jnp)
-            return {name: values[positions] for name, values in table.items()}
+            positions = jnp.pad(order.positions(cursor, jnp), (0, padding))
+            batch = {name: values[positions] for name, values in table.items()}
+            return batch | {"valid": batch["valid"] & (jnp.arange(self.rows) < self.train.batch)} if padding else batch
 
         return fetch
 
     def announce(self) -> None:
         """One line a process: who it is, what it holds, what the run is."""
+        padding = f" and {self.rows - self.train.batch} of padding" if self.rows > self.train.batch else ""
         mesh = "×".join(f"{k} {v}" for k, v in self.mesh.shape.items())
         print(
             f"process {jax.process_index()}/{jax.process_count()}  mesh {mesh} on {jax.device_count()} "
-            f"{jax.devices()[0].device_kind}  batch {self.train.batch}, {len(self.local)} here  "
+            f"{jax.devices()[0].device_kind}  batch {self.train.batch}{padding}, {len(self.local)} here  "
             f"{self.program.num_params:,} parameters  {self.order.num_clips} clips  {self.total_steps} steps",
             flush=True,
         )
 
     def check_fit(self) -> None:
         """Traces a prediction without computing it. Raises ValueError where data and model do not fit each other."""
-        jax.eval_shape(self.program.predict_step, self.program.shapes, self.data.padding(self.train.batch))
+        jax.eval_shape(self.program.predict_step, self.program.shapes, self.data.padding(self.rows))
 
     def eval_due(self, step: int) -> bool:
         """Whether `watch` is evaluated after this many steps."""

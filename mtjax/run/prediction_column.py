@@ -120,7 +120,7 @@ def _write_rows(
 
 def _outputs(experiment: Experiment, ask: Asked | None) -> Outputs:
     """What is predicted, without running it."""
-    fake = experiment.data.padding(experiment.train.batch)
+    fake = experiment.data.padding(experiment.rows)
     return jax.eval_shape(functools.partial(experiment.program.predict_step, ask=ask), experiment.program.shapes, fake)
 
 

@@ -204,7 +204,7 @@ class Run:
         return {
             "seed": exp.seed,
             "params": exp.program.num_params,
-            "gmacs": complexity.forward_gmacs(exp.program, exp.data.padding(exp.train.batch), exp.train.batch),
+            "gmacs": complexity.forward_gmacs(exp.program, exp.data.padding(exp.rows), exp.rows),
             "class_names": list(exp.data.class_names),
             "clips": {name: len(exp.data.rows(e.split)) for name, e in exp.evaluators.items()}
             | {"train": len(exp.data.rows("train"))},

@@ -169,7 +169,7 @@ MISTAKES = [
     (["--config.data.root=/nowhere"], "no dataset.json"),
     (["--config.data.column=tracks.lk"], "does not exist; extract the column first"),
     (["--config.data.train=training"], "splits are"),
-    (["--config.train.batch=9"], "does not divide over 2"),
+    (["--config.train.batch=9", "--config.train.accumulate=3"], "does not divide over 2"),
     (["--config.evals.test.split=train"], "also trained on"),
     (["--unknown=1"], "Unknown command line flag"),
     (["train.batch=3"], "settings are written --config.a.b=value"),
