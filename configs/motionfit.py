@@ -5,14 +5,17 @@
 
 The argument is STAGE,DATASET,SPLIT of the target; DATASET names data/DATASET and the paper's column, SPLIT is 0 for a split
 called "train". Stages that see no label of it, self and mers, train on `--config.data.root=SOURCE`. A fourth part names the cell
-where a run that deviates from its stage stands: tune,ucf101,1,t3/kval/500 after clusters of another number, or none.
+where a run that deviates from its stage stands: tune,ucf101,1,t3/kval/500 after clusters of another number, two of them as
+t2/acc/clip+t3/kval/1000, or none.
 
 - motion, appearance: labels on flow or RGB, from random weights (Sec. 4.3): the generator, and random initialisation. With
   _R1 to _R4 clips a video (3 unless said), _len32 or _len64 frames and one clip (Table 1).
 - motion_order, appearance_order: the order of clips alone, without labels (lambda = 0); tune_motion_order, tune_appearance_order
   train all of `--config.train.init=WORKDIR` of those with labels, as VCOP does.
 - self: RGB learns the clusters of `--config.data.pseudo=COLUMN` of `mtjax.cluster`; self_s3dg with S3D-G. The checkpoint is
-  selected by the middle clips of the held-out videos and the labels of these very clips.
+  selected by the middle clips of the held-out videos and the labels of these very clips. Of Kinetics' validation split
+  (Tables 2 and 3): --config.data.train=validation. self_uncommon leaves the classes out that UCF101 has, too (`COMMON`), and
+  self_neighbours predicts the labels before and after each clip as well (Sec. 4.4).
 - tune: layer3, layer4 and the classifier of `--config.train.init=WORKDIR` of self or mers; tune_len32 with clips of 32 frames,
   tune_s3dg, tune_mers. Semi-supervised (Table 8): --config.data.fraction=0.2, with --config.model.name=r3d.R3D18 in all stages.
 - mers: RGB matches the features of `--config.task.teacher=WORKDIR` of motion, without labels; mars: with labels on the target.
@@ -22,14 +25,20 @@ motionfit.md; expected scores are the paper's (Tables 1 to 8). Not run here at t
 downloaded. Small: configs/motionfit_mannequin.py.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
+from mtjax.data.selection import class_list
+
 GENERATORS = ("motion", "appearance")
+COMMON = Path(__file__).with_name("kinetics400_like_ucf101.txt")  # our reading; the paper's list is not published
 ORDER = ("motion_order", "appearance_order")
 SETTINGS = ("R1", "R2", "R3", "R4", "len32", "len64")
 STAGES = (
     *GENERATORS, *(f"{g}_{s}" for g in GENERATORS for s in SETTINGS), "motion_order", "appearance_order", "tune_motion_order",
-    "tune_appearance_order", "self", "self_s3dg", "tune", "tune_len32", "tune_s3dg", "tune_mers", "mers", "mars",
+    "tune_appearance_order", "self", "self_s3dg", "self_uncommon", "self_neighbours", "tune", "tune_len32", "tune_s3dg",
+    "tune_mers", "mers", "mars",
 )  # fmt: skip
 CELLS = {
     "tune": "t5/ours",
@@ -39,6 +48,10 @@ CELLS = {
     "tune_mers": "t5/mers",
     "mars": "t5/mars",
 }
+ALL_OF_IT = (
+    "t3/ktrain/1000",
+    "text/st_all_k1000/top1",
+)  # what "tune" is after 1000 clusters of all of Kinetics' training videos
 TEXT = {"tune_motion_order": "lambda0_motion", "tune_appearance_order": "lambda0_rgb_vcop"}  # Sec. 4.3
 LARGE = "frames.25fps.342x256"  # column of frames as large as S3D-G reads them
 EPOCHS, MILESTONES = 120.0, (40, 60, 80)  # of the generator and of fine-tuning
@@ -88,7 +101,7 @@ def get_config(which: str = "motion,ucf101,1"):
         c.evals.test_probs = {"name": "top1.Top1", "split": f"test{number}", "field": "probs_mean"}
     c.train = ConfigDict(
         {
-            "batch": {"self": 16, "mers": 16, "self_s3dg": 32}.get(stage, 8),
+            "batch": (32 if stage == "self_s3dg" else 16) if on_source else 8,
             "accumulate": 1,
             "epochs": epochs,
             "steps": 0,  # overrides epochs
@@ -124,8 +137,9 @@ def data(stage: str) -> dict:
     if stage in ("mers", "mars"):
         shared = {"workers": 8}
         return {"name": "joined.Joined", "student": rgb, "watched": flow} | shared
+    uncommon = {"leave_out": class_list(COMMON)} if stage == "self_uncommon" else {}
     order = {"workers": 8, "ordered": stage in ORDER, "gap": 8}
-    return flow | order if on_flow(stage) else rgb | order | {"pseudo": ""}
+    return flow | order if on_flow(stage) else rgb | order | {"pseudo": ""} | uncommon
 
 
 def on_flow(stage: str) -> bool:
@@ -154,12 +168,12 @@ def task(stage: str) -> dict:
         alpha = 1.0 if stage == "mars" else 0.0
         return {"name": "distill.Distill", "teacher": "", "alpha": alpha, "beta": 0.0, "match": 50.0}
     share = 0.0 if stage in ORDER else 1.0
-    return {"name": "multi_clip.MultiClip", "label_share": share, "neighbours": False}
+    return {"name": "multi_clip.MultiClip", "label_share": share, "neighbours": stage == "self_neighbours"}
 
 
 def given(cell: str) -> list[str]:
-    """The cell that a run's argument names."""
-    return [] if cell == "none" else [f"{cell}=test/top1"]
+    """The cells that a run's argument names."""
+    return [] if cell == "none" else [f"{one}=test/top1" for one in cell.split("+")]
 
 
 def cells(stage: str, dataset: str, split: str) -> list[str]:
@@ -175,7 +189,8 @@ def cells(stage: str, dataset: str, split: str) -> list[str]:
         if generator in GENERATORS and stage not in ORDER:
             found.append(f"t1/{generator}/{setting or 'R3'}=test/top1")
         found += [f"text/{row}/top1=test/top1" for tuned, row in TEXT.items() if tuned == stage]
-    if generator == "self" and split == "1":
+        found += [f"{cell}=test/top1" for cell in ALL_OF_IT if stage == "tune"]
+    if stage in ("self", "self_s3dg") and split == "1":
         row, column = "ours_s3dg" if setting else "ours_r21d", dataset.rstrip("0123456789")
         found += [f"t7/{row}/{column}_R{k}=retrieval/clip_R@{k}" for k in (1, 5, 20)]  # clips ask, as the paper says
         if (stage, dataset) == (

@@ -13,6 +13,7 @@ from mtjax.clusters import segments
 from mtjax.clusters.pseudo_labels import cluster
 from mtjax.command import arguments, shell
 from mtjax.compute import distributed
+from mtjax.data.selection import class_list
 
 
 @shell.command("cluster", again="the same command does what is left")
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--column", required=True, help="to write, e.g. pseudo.k1000")
     parser.add_argument("--k", type=int, required=True, help="clusters")
     parser.add_argument("--splits", default="train", help="comma separated: what is fitted; every clip gets a label")
+    parser.add_argument("--leave_out", default="", help="file of class names, one a line, whose clips are not fitted")
     parser.add_argument("--granularity", default="clip", choices=segments.GRANULARITIES, help="what shares a label")
     parser.add_argument("--percentile", type=float, default=90.0, help="of a video's steps, for --granularity=change")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and the first centroids")
@@ -34,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parser.parse_args(argv))
     if args.pop("distributed"):
         distributed.initialize()
-    facts = cluster(args.pop("root"), **args | {"splits": tuple(args["splits"].split(","))})
+    given = {"splits": tuple(args["splits"].split(",")), "leave_out": ()}
+    if args["leave_out"]:
+        given["leave_out"] = class_list(args["leave_out"])
+    facts = cluster(args.pop("root"), **args | given)
     if facts is not None:
         print(json.dumps(facts, indent=1))
     return 0

@@ -13,6 +13,7 @@ from mtjax.chain.freshness import CHECK, DONE, STALE, TO_DO, State
 from mtjax.chain.steps import Configs, Last, Step
 from mtjax.data import columns
 from mtjax.data.origin import columns_named
+from mtjax.data.selection import class_list
 from mtjax.run import flags, plain_config, saved_config
 
 
@@ -150,7 +151,8 @@ class Predict(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Cluster(Step):
-    """`mtjax.cluster`: a column of features → a column of pseudo labels. Attributes as the command's flags."""
+    """`mtjax.cluster`: a column of features → a column of pseudo labels. Attributes as the command's flags; `leave_out` is a
+    file."""
 
     root: str
     column: str
@@ -158,6 +160,7 @@ class Cluster(Step):
     k: int
     splits: tuple[str, ...] = ("train",)
     granularity: str = "clip"
+    leave_out: str = ""
     flags: tuple[str, ...] = ()
 
     @property
@@ -167,7 +170,7 @@ class Cluster(Step):
     @property
     def argv(self) -> tuple[str, ...]:
         given = {"features": self.features, "column": self.column, "k": self.k, "splits": ",".join(self.splits)}
-        given["granularity"] = self.granularity
+        given |= {"granularity": self.granularity} | ({"leave_out": self.leave_out} if self.leave_out else {})
         return ("-m", "mtjax.cluster", self.root, *(f"--{name}={value}" for name, value in given.items()), *self.flags)
 
     @property
@@ -182,12 +185,14 @@ class Cluster(Step):
         return (columns.column_dir(self.root, self.features),)
 
     def state(self, last: Last) -> State:
+        """By what the column says of its features and of how they were clustered."""
         if (spec := freshness.spec_of(Path(self.root), self.column, "mtjax.cluster")) is None:
             return State(TO_DO)
         asked = {"features": self.features, "k": self.k, "splits": list(self.splits), "granularity": self.granularity}
-        changed = freshness.first_difference(asked, spec.parameters) or freshness.changed_columns(
-            Path(self.root), {self.features: spec.parameters["features_fingerprint"]}
-        )
+        without = list(class_list(self.leave_out)) if self.leave_out else 0
+        changed = freshness.first_difference(
+            asked | {"leave_out": without}, spec.parameters
+        ) or freshness.changed_columns(Path(self.root), {self.features: spec.parameters["features_fingerprint"]})
         if changed:
             return State(STALE, changed)
         # The last file that the command writes.

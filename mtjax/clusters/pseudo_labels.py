@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,15 +68,22 @@ def read_segments(
     return Segments(np.concatenate(clip), np.concatenate(feature), np.concatenate(start))
 
 
-def points_to_fit(catalog: Catalog, found: Segments, splits: Iterable[str], *, limit: int, seed: int) -> np.ndarray:
+def points_to_fit(
+    catalog: Catalog, found: Segments, splits: Iterable[str], *, limit: int, seed: int, leave_out: Sequence[str] = ()
+) -> np.ndarray:
     """Features of the splits' segments, at most `limit` of them, drawn with the seed, in order.
 
+    Args:
+      leave_out: names of classes whose clips are not among them.
+
     Raises:
-      CatalogError: a split that the dataset has not.
+      CatalogError: a split or a class that the dataset has not.
     """
     if unknown := sorted(set(splits) - set(catalog.splits)):
         raise CatalogError(f"--splits: {unknown} are not among {sorted(catalog.splits)}")
-    fits = np.array([bool(set(splits) & set(clip.splits)) for clip in catalog.clips])
+    if unknown := sorted(set(leave_out) - set(catalog.class_names)):
+        raise CatalogError(f"{catalog.root}: classes {unknown} are not in class_names")
+    fits = np.array([bool(set(splits) & set(c.splits)) and c.label not in leave_out for c in catalog.clips])
     chosen = np.flatnonzero(fits[found.clip])
     if limit and len(chosen) > limit:
         chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:limit])
@@ -163,12 +170,14 @@ def cluster(
     seed: int = 0,
     iterations: int = 25,
     points_per_centroid: int = 256,
+    leave_out: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> dict[str, Any] | None:
     """Writes the column `column` of `root` and returns `summary`, which is also `clusters.json` in its folder; None on all
     processes but the first.
 
     Args:
+      leave_out: class names whose clips are not fitted.
       points_per_centroid: at most so many times k segments are fitted; 0: all. Every segment gets a label all the same.
 
     Raises:
@@ -180,7 +189,7 @@ def cluster(
         "features": features, "features_fingerprint": read.fingerprint, "field": field, "k": k, "splits": list(splits),
         "granularity": granularity, "percentile": percentile, "seed": seed, "iterations": iterations,
         "points_per_centroid": points_per_centroid, "class_names": [f"cluster {i:04d}" for i in range(k)],
-    }  # fmt: skip
+    } | ({"leave_out": list(leave_out)} if leave_out else {})  # fmt: skip
     schema = {
         "label": records.Feature("int32", (-1,)),
         "start_s": records.Feature("float32", (-1,)),
@@ -196,7 +205,8 @@ def cluster(
         distributed.on_first(lambda: column_writer.create(root, spec))  # raises when it is of another request
         return distributed.on_first(lambda: json.loads((directory / SUMMARY).read_text()))
     found = read_segments(catalog, read, field=field, granularity=granularity, percentile=percentile)
-    points = points_to_fit(catalog, found, splits, limit=points_per_centroid * k, seed=seed)
+    limit = points_per_centroid * k
+    points = points_to_fit(catalog, found, splits, limit=limit, seed=seed, leave_out=leave_out)
     kmeans.check(points, k)
     kmeans.check_finite(found.feature)  # all are labelled, whatever is fitted
     distributed.on_first(lambda: column_writer.create(root, spec, overwrite=overwrite))

@@ -23,6 +23,7 @@ def select(
     split: str,
     *,
     classes: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
     fraction: float = 1.0,
     k_shot: int = 0,
     seed: int = 0,
@@ -30,7 +31,7 @@ def select(
     """Rows of the clips of one split, in catalog order, reduced as `reduce` says.
 
     Args:
-      classes: keep only these class names; () keeps all.
+      classes: keep only these class names; () keeps all. leave_out: drop these.
 
     Returns:
       int64 [n], sorted.
@@ -41,14 +42,32 @@ def select(
     rows = np.array([i for i, c in enumerate(catalog.clips) if split in c.splits], np.int64)
     if not len(rows):
         raise CatalogError(f"{catalog.root}: no clips in split {split!r}; splits are {catalog.splits}")
-    if unknown := sorted(set(classes) - set(catalog.class_names)):
+    if unknown := sorted({*classes, *leave_out} - set(catalog.class_names)):
         raise CatalogError(f"{catalog.root}: classes {unknown} are not in class_names")
     if classes:
         rows = np.array([i for i in rows if catalog.clips[i].label in set(classes)], np.int64)
+    if leave_out:
+        rows = np.array([i for i in rows if catalog.clips[i].label not in set(leave_out)], np.int64)
     rows = reduce(catalog, rows, fraction=fraction, k_shot=k_shot, seed=seed)
     if not len(rows):
         raise CatalogError(f"{catalog.root}: split {split!r} is empty after the class filter {tuple(classes)}")
     return rows
+
+
+def class_list(path: str | os.PathLike) -> tuple[str, ...]:
+    """Class names of a text file, one a line; what follows a # is a comment.
+
+    Raises:
+      CatalogError: it cannot be read, or names no class.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise CatalogError(f"{path}: cannot be read: {e}") from None
+    names = tuple(name for line in lines if (name := line.partition("#")[0].strip()))
+    if not names:
+        raise CatalogError(f"{path}: names no class")
+    return names
 
 
 def reduce(catalog: Catalog, rows: np.ndarray, *, fraction: float = 1.0, k_shot: int = 0, seed: int = 0) -> np.ndarray:

@@ -28,7 +28,8 @@ class Subset:
       train: split to train on. val: split to select on; "" holds out `holdout` of train instead.
       holdout: share of the training clips kept aside as split "val"; 0.0 disables. Taken before `k_shot` or `shots` say which
         labels are used, after `fraction`.
-      classes: class names to keep, renumbered in this order; () keeps all.
+      classes: class names to keep, renumbered in this order; () keeps all. leave_out: class names whose clips are in no split,
+        for a source without what the target shows; the other classes keep their numbers.
       fraction, k_shot: of the labelled training clips (see `selection.reduce`); subset_seed: of that choice and the holdout.
       shots: file that lists the labelled training clips instead (`selection.listed`); "" for none.
       unlabelled: splits whose clips are trained on as well, without their labels, for a teacher to label: with
@@ -44,6 +45,7 @@ class Subset:
     val: str = ""
     holdout: Annotated[float, Range(0.0, below=1.0)] = 0.0
     classes: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
     fraction: Annotated[float, Range(high=1.0, above=0.0)] = 1.0
     k_shot: Count = 0
     subset_seed: int = 0
@@ -112,7 +114,7 @@ class Subset:
         """int64, sorted: the training clips, those among them whose label is used, the validation clips."""
         whole, others = self.catalog_rows(self.train), np.array([], np.int64)
         if self.unlabelled:
-            of_splits = [selection.select(self.catalog, split, classes=self.classes) for split in self.unlabelled]
+            of_splits = [self._selected(split) for split in self.unlabelled]
             others = self._with_records(np.unique(np.concatenate(of_splits)), "+".join(self.unlabelled))
         val = self.catalog_rows(self.val) if self.val else np.array([], np.int64)
         first = bool(self.k_shot or self.shots or self.unlabelled)
@@ -155,7 +157,10 @@ class Subset:
 
     def catalog_rows(self, name: str) -> np.ndarray:
         """int64 [n], sorted: a split as the catalog has it, whatever part of it this run trains or selects on."""
-        return self._with_records(selection.select(self.catalog, name, classes=self.classes), name)
+        return self._with_records(self._selected(name), name)
+
+    def _selected(self, split: str) -> np.ndarray:
+        return selection.select(self.catalog, split, classes=self.classes, leave_out=self.leave_out)
 
     def only_selects(self, split: str) -> bool:
         """Whether training sees this split's clips and, as the config says, none of their labels: the validation split

@@ -1,13 +1,15 @@
 """The chains of configs/chains/: their whole plans, and whether every command takes what a step gives it."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 from conftest import REPO
 
-from mtjax.chain import Report, Retrieve, Train, load, plan
+from mtjax.chain import Cluster, Report, Retrieve, Train, load, plan
 from mtjax.data.catalog import CatalogError
+from mtjax.run import plain_config
 from preprocessing.mannequin import __main__ as mannequin
 
 CHAINS = {
@@ -25,6 +27,7 @@ CHAINS = {
         "rows": ("tune", "tune_len32", "tune_s3dg", "appearance", "mers", "mars", "motion_R1"),
     },
     "motionfit.py:semi": {},
+    "motionfit_ablations.py:ucf101": {"source": "data/kinetics400"},
 }
 
 
@@ -123,3 +126,43 @@ def test_seeds_and_names_do_not_change_how_long_a_step_is_expected_to_take(plans
     for name in ("train runs/motionfit/tune_motion", "retrieval runs/motionfit/self_motion"):
         assert keys[f"{name}-0"] == keys[f"{name}-1"]
     assert keys["train runs/motionfit/tune_motion-0"] != keys["train runs/motionfit/tune_appearance-0"]
+
+
+def test_each_number_of_the_ablations_has_one_run(plans):
+    """All cells of MotionFit's Tables 1 to 3 and of its text, but for a difference that is no score."""
+    trained = {
+        Path(s.workdir).name: s.values for s in plans["motionfit_ablations.py:ucf101"].steps if isinstance(s, Train)
+    }
+    filled = sorted(c.split("=")[0] for v in trained.values() for c in v["train"]["table"])
+    tables = json.loads((REPO / "mtjax/report/paper_tables.json").read_text())
+    wanted = [
+        f"{name}/{row['id']}/{column}"
+        for name in ("mf.t1", "mf.t2", "mf.t3", "mf.text")
+        for row in tables[name]["rows"]
+        for column in tables[name]["columns"]
+        if row["id"] != "prev_next"
+    ]
+    assert [c for c in filled if c.split("/")[0] in ("mf.t1", "mf.t2", "mf.t3", "mf.text")] == sorted(wanted)
+    assert all(v["data"]["root"] == "data/kinetics400" for name, v in trained.items() if name.startswith("self"))
+
+
+def test_ablations_change_what_they_are_about(plans):
+    steps = plans["motionfit_ablations.py:ucf101"].steps
+    trained = {Path(s.workdir).name.removesuffix("-ucf101-1-0"): s.values for s in steps if isinstance(s, Train)}
+    clusters = {s.column.removesuffix(".ucf101-1-0"): s for s in steps if isinstance(s, Cluster)}
+    assert trained["self_validation_500"]["data"]["train"] == "validation"
+    assert trained["self_validation_500"]["data"]["pseudo"] == "pseudo.validation_500.ucf101-1-0"
+    assert (clusters["pseudo.validation_500"].k, clusters["pseudo.validation_500"].splits) == (500, ("validation",))
+    assert clusters["pseudo.validation_thirds"].granularity == "thirds"
+    assert trained["self_neighbours"]["task"]["neighbours"] and not trained["self"]["task"]["neighbours"]
+    assert trained["self_neighbours"]["data"]["pseudo"] == trained["self"]["data"]["pseudo"] == "pseudo.ucf101-1-0"
+    left_out = trained["self_uncommon"]["data"]["leave_out"]
+    assert {"archery", "skiing slalom"} < set(left_out) and not trained["self"]["data"].get("leave_out")
+    assert clusters["pseudo.uncommon"].leave_out == "configs/kinetics400_like_ucf101.txt"
+    assert trained["tune_uncommon"]["train"]["init"] == "runs/motionfit/self_uncommon-ucf101-1-0"
+    assert clusters["pseudo.appearance_128"].features == "mplg.appearance.train.ucf101-1-0"
+    # What the main chain makes, too, is the same step.
+    main = {step.name: step for step in plans["motionfit.py:transfer"].steps}
+    for name in ("train runs/motionfit/self", "train runs/motionfit/tune", "train runs/motionfit/motion"):
+        ours = next(step for step in steps if step.name == f"{name}-ucf101-1-0")
+        assert plain_config.refused_on_resume(main[ours.name].values, ours.values) == {}

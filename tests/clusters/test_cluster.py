@@ -206,6 +206,20 @@ def test_only_the_named_splits_are_fitted(root):
         run(root, column="pseudo.d", splits=("trian",))
 
 
+def test_classes_that_are_left_out_are_labelled_but_not_fitted(root, tmp_path):
+    (tmp_path / "list.txt").write_text("# not these\nclass 001  # every other clip\n\n")
+    flags = ("--features=dense", "--column=pseudo.b", "--k=2", f"--leave_out={tmp_path / 'list.txt'}")
+    assert cluster.main([str(root), *flags]) == 0
+    column = Column(root, "pseudo.b")
+    facts = json.loads((column.directory / "clusters.json").read_text())
+    assert facts["fitted"] == 24 and facts["segments"] == 64 and len(column) == 16  # class 000 is six clips of train
+    assert column.spec.parameters["leave_out"] == ["class 001"]
+    with pytest.raises(ColumnError, match="begun differently"):
+        run(root, column="pseudo.b", iterations=25)
+    with pytest.raises(CatalogError, match="'class 7'"):
+        run(root, column="pseudo.c", leave_out=("class 7",))
+
+
 def test_another_request_needs_another_name_and_the_same_is_done(root):
     facts, stamp = run(root), Column(root, "pseudo.a").directory.joinpath("centroids.npz").stat().st_mtime_ns
     assert run(root) == facts

@@ -12,7 +12,7 @@ from conftest import edit_json
 from mtjax.data import __main__ as data_cli
 from mtjax.data import catalog as catalog_lib
 from mtjax.data.catalog import Catalog, CatalogError, Clip
-from mtjax.data.selection import hold_out, listed, overlap, select
+from mtjax.data.selection import class_list, hold_out, listed, overlap, select
 
 CLASSES = ("wave", "clap", "running")
 
@@ -177,6 +177,17 @@ def test_select_keeps_the_split_and_the_classes(tmp_path):
         select(catalog, "train9")
     with pytest.raises(CatalogError, match="jumping"):
         select(catalog, "train1", classes=("jumping",))
+    others = select(catalog, "train1", leave_out=("clap",))
+    assert sorted([*only, *others]) == rows.tolist() and "clap" not in {catalog.clips[i].label for i in others}
+    with pytest.raises(CatalogError, match="jumping"):
+        select(catalog, "train1", leave_out=("jumping",))
+
+
+def test_a_list_of_classes_that_names_none_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    for path, said in ((tmp_path / "list.txt", "names no class"), (tmp_path / "none.txt", "cannot be read")):
+        with pytest.raises(CatalogError, match=said):
+            class_list(path)
 
 
 def test_fractions_of_one_seed_are_nested_and_stratified(tmp_path):

@@ -90,6 +90,9 @@ def test_class_filter_renumbers_and_balance_repeats(dataset):
     assert set(data.labels[data.rows("train")]) == {0, 1} and data.class_names == ("direction_2", "direction_0")
     first = data.rows("train")[0]
     assert data.class_names[data.labels[first]] == data.catalog.clips[first].label
+    without = Tracks(root=str(dataset), frames=8, points=5, leave_out=("direction_1",))
+    assert set(without.labels[without.rows("train")]) == set(without.labels[without.rows("test")]) == {0, 2, 3}
+    assert without.class_names == without.catalog.class_names
     balanced = Tracks(root=str(dataset), frames=8, points=5, balance=True)
     balanced.labels[balanced.rows("train")[:4]] = 0  # make class 0 more frequent than the others
     counts = np.bincount(balanced.labels[balanced.training_clips()])

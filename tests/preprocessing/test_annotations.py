@@ -9,6 +9,7 @@ import pytest
 
 from mtjax.data.catalog import Catalog, CatalogError
 from mtjax.data.columns import Column
+from mtjax.data.selection import class_list
 from preprocessing import catalog as cli
 from preprocessing.annotations import folder, kinetics, listing, motion_npz, table, twentybn, ucf_hmdb
 
@@ -131,6 +132,8 @@ def test_kinetics_classes_are_in_the_usual_order(tmp_path):
     rows = "".join(f'"{name}",video{i:06d},0,10,train\n' for i, name in reversed(list(enumerate(names))))
     write(tmp_path / "train.csv", "label,youtube_id,time_start,time_end,split\n" + rows)
     assert kinetics.parse(tmp_path).class_names == names and len(names) == 400
+    left_out = class_list(Path(__file__).parents[2] / "configs/kinetics400_like_ucf101.txt")
+    assert set(left_out) < set(names) and len(set(left_out)) == len(left_out) == 81
 
 
 # --- paths, names, ids -----------------------------------------------------------------------------------------------
