@@ -188,6 +188,11 @@ def decode(schema: Schema, data: bytes, where: str = "record") -> tuple[str, dic
     return _decode_text(features[CLIP_KEY], where, CLIP_KEY), values
 
 
+def entries(schema: Schema, values: Mapping[str, Any]) -> list[int]:
+    """How many entries a record has of each field of varying length, in the schema's order."""
+    return [len(values[name]) for name, feature in schema.items() if feature.ragged]
+
+
 def _decode_text(proto, where: str, name: str) -> str:
     try:
         (text,) = proto.bytes_list.value

@@ -29,6 +29,8 @@ class Index:
       sizes: int64 [shards] bytes. digests: str [shards], over every record's stored CRC.
       crcs: uint32 [n], each record's stored CRC: what is read is what was indexed, whatever the files' times say.
       schema: str [], of the records, as JSON.
+      entries: int32 [n, fields of varying length], of each record, see `records.entries`: what a plan of a column needs to know
+        is known without reading it.
     """
 
     ids: np.ndarray
@@ -39,11 +41,12 @@ class Index:
     digests: np.ndarray
     crcs: np.ndarray
     schema: np.ndarray
+    entries: np.ndarray
 
     @classmethod
     def load(cls, path: Path) -> "Index":
-        """`crcs` is empty, and so is `schema`, in an index that an earlier release wrote."""
-        absent = {"crcs": np.zeros(0, np.uint32), "schema": np.array("")}
+        """`crcs` is empty, and so are `schema` and `entries`, in an index that an earlier release wrote."""
+        absent = {"crcs": np.zeros(0, np.uint32), "schema": np.array(""), "entries": np.zeros((0, 0), np.int32)}
         with np.load(path, allow_pickle=False) as arrays:
             names = [f.name for f in dataclasses.fields(cls)]
             return cls(**{n: absent[n] if n in absent and n not in arrays.files else arrays[n] for n in names})

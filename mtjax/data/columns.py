@@ -126,11 +126,12 @@ def build_index(directory: Path, written: Mapping[int, str] | None = None) -> In
     """
     directory = Path(directory)
     spec = Spec.load(directory)
-    ids, shards, offsets, lengths, sizes, digests, crcs = [], [], [], [], [], [], []
+    ids, shards, offsets, lengths, sizes, digests, crcs, entries = [], [], [], [], [], [], [], []
     for shard, path in enumerate(shard_paths(directory, spec)):
         digest = hashlib.sha256()
         for number, (offset, length, crc, payload) in enumerate(records.scan(path)):
-            clip_id, _ = records.decode(spec.schema, payload, f"{path}: record {number}")
+            clip_id, values = records.decode(spec.schema, payload, f"{path}: record {number}")
+            entries.append(records.entries(spec.schema, values))
             if spec.shard_of(clip_id) != shard:
                 raise ColumnError(
                     f"{path}: record {number}: clip {clip_id!r} belongs to shard {spec.shard_of(clip_id)}"
@@ -150,7 +151,8 @@ def build_index(directory: Path, written: Mapping[int, str] | None = None) -> In
         raise ColumnError(f"{directory}: clips with more than one record: {twice[:5]}")
     as_int = [np.array(x, np.int64) for x in (shards, offsets, lengths, sizes)]
     of_content = np.array(digests, np.str_), np.array(crcs, np.uint32), np.array(schema_text(spec))
-    index = Index(np.array(ids, np.str_), *as_int[:3], as_int[3], *of_content)
+    counted = np.array(entries, np.int32).reshape(len(ids), -1 if ids else 0)
+    index = Index(np.array(ids, np.str_), *as_int[:3], as_int[3], *of_content, counted)
     save_arrays(directory / INDEX, **dataclasses.asdict(index))
     return index
 
@@ -201,6 +203,17 @@ class Column:
                 break
             longest = max(longest, len(self.read([row])[0][field]))
         return longest
+
+    def counts(self, field: str, rows: np.ndarray) -> np.ndarray:
+        """int64 [n]: how many entries (first dimension) a field has in each of some records, by the index. Where an earlier
+        release wrote that, the records are read."""
+        feature = self.spec.schema[field]
+        if not feature.ragged:
+            return np.full(len(rows), feature.shape[0], np.int64)
+        if len(self._index.entries) != len(self):
+            return np.array([len(record[field]) for record in self.scan(rows, block=64)], np.int64)
+        ragged = [name for name, f in self.spec.schema.items() if f.ragged]
+        return self._index.entries[rows, ragged.index(field)].astype(np.int64)
 
     @property
     def fingerprint(self) -> str:

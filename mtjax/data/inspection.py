@@ -96,6 +96,7 @@ class _Found:
     sizes: list[int] = dataclasses.field(default_factory=list)
     digests: list[str] = dataclasses.field(default_factory=list)
     crcs: list[int] = dataclasses.field(default_factory=list)
+    entries: list[list[int]] = dataclasses.field(default_factory=list)
 
 
 def _check_shard(spec: columns.Spec, shard: int, path: Path, found: _Found) -> list[str]:
@@ -120,6 +121,7 @@ def _check_shard(spec: columns.Spec, shard: int, path: Path, found: _Found) -> l
                 found.ids.append(clip_id)
                 found.places.append((shard, offset, length))
                 found.crcs.append(crc)
+                found.entries.append(records.entries(spec.schema, values))
         except records.CorruptRecord as e:
             problems.append(str(e))
     found.sizes.append(path.stat().st_size)
@@ -162,9 +164,11 @@ def _check_index(directory: Path, found: _Found) -> list[str]:
     except Exception as e:  # NumPy and zipfile raise a dozen types on a damaged archive; all mean the same here
         return [f"{path}: unreadable ({type(e).__name__}: {e}); {remedy}"]
     places = np.array(found.places, np.int64).reshape(-1, 3).T
-    expected = (found.ids, *places.tolist(), found.sizes, found.digests, found.crcs)
-    names = [field.name for field in dataclasses.fields(index)]
-    for name, values in zip(names[: 7 if len(index.crcs) else 6], expected, strict=False):
+    expected = {"ids": found.ids, **dict(zip(("shard", "offset", "length"), places.tolist(), strict=True))}
+    expected |= {"sizes": found.sizes, "digests": found.digests, "crcs": found.crcs, "entries": found.entries}
+    for name, values in expected.items():
+        if name in ("crcs", "entries") and not getattr(index, name).size:  # of an earlier release
+            continue
         array = getattr(index, name)
         if array.tolist() != list(values):
             return [f"{path}: {name!r} ({len(array)} values) is not that of the shards ({len(values)}); {remedy}"]

@@ -215,6 +215,11 @@ class Data(Subset):
                     logging.warning("skipped (data.on_corrupt=skip): %s", message)
         return decode([None if bad else v for v, bad in zip(values, damaged, strict=True)], seeds), damaged
 
+    def in_groups(self, clips: np.ndarray) -> list[tuple["Data", np.ndarray]]:
+        """Some clips (rows of the catalog) in groups, and the data to read each with in evaluation: a modality whose clips need
+        arrays of different sizes parts them here."""
+        return [(self, clips)]
+
     def padding(self, batch: int) -> dict[str, np.ndarray]:
         """A batch of the right shapes that holds nothing; no record is read."""
         return self.read(np.zeros(batch, np.int64), np.zeros(batch, bool))

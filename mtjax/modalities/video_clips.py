@@ -1,5 +1,6 @@
 """Clips of a video whose frames or flow fields lie as JPEG in a column: drawn and cropped on the host (motionfit.md §2, §5, §7)."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any, ClassVar
@@ -92,9 +93,30 @@ class VideoClips(OneColumn):
 
     @functools.cached_property
     def dense_views(self) -> int:
-        """Views of the longest video. Reads the column once."""
-        stored = (len(record[self.fields[0]]) for record in self.columns[0].scan(block=64))
-        return max((len(self._dense_starts(frames)) for frames in stored), default=1)
+        """Views of the longest video."""
+        return int(self._dense_counts(np.arange(len(self.columns[0]))).max(initial=1))
+
+    def _dense_counts(self, records: np.ndarray) -> np.ndarray:
+        """int64 [n]: views of some videos; as many as `_dense_starts` gives."""
+        stored = self.columns[0].counts(self.fields[0], records)
+        return np.maximum(stored - clip_sampling.extent(self.frames, self.stride), 0) // self.dense + 1
+
+    def in_groups(self, clips: np.ndarray) -> list[tuple["VideoClips", np.ndarray]]:
+        """See `Data.in_groups`. With `dense`, videos with at most 1, 2, 4, 8 … views: less than half of what is read of a group
+        then is padding, and not nearly all where one video is long."""
+        if not self.dense:
+            return [(self, clips)]
+        at = self.columns[0].rows(self.catalog.clips[row].id for row in clips)
+        views = np.ones(len(clips), np.int64)  # of a clip without a record, which `missing` may keep
+        views[at >= 0] = self._dense_counts(at[at >= 0])
+        bound = np.minimum(2 ** np.ceil(np.log2(views)).astype(np.int64), self.dense_views)
+        return [(self._with_views(int(most)), clips[bound == most]) for most in np.unique(bound)]
+
+    def _with_views(self, most: int) -> "VideoClips":
+        """This data for videos with at most so many dense views. What was opened is shared."""
+        other = copy.copy(self)
+        vars(other)["dense_views"] = most
+        return other
 
     def _dense_starts(self, stored: int) -> np.ndarray:
         return np.arange(0, max(stored - clip_sampling.extent(self.frames, self.stride), 0) + 1, self.dense)

@@ -13,6 +13,7 @@ from mtjax.compute.step import Asked, State
 from mtjax.data import selection
 from mtjax.data.batches import evaluation_batches
 from mtjax.data.files import save_arrays
+from mtjax.data.pipeline import Data
 from mtjax.lookup import ConfigError
 from mtjax.run.experiment import Experiment
 from mtjax.types import Rows
@@ -33,11 +34,13 @@ def predict_rows(
     *,
     copy: int = 0,
     ask: Asked | None = None,
+    data: Data | None = None,
 ) -> dict[str, np.ndarray]:
     """Predictions for some clips, gathered on every process, padding dropped, sorted by clip.
 
     Args:
       copy: n > 0 looks at the n-th augmented view of each clip, drawn as in training. ask: see `Program.predict`.
+      data: reads the clips in place of the experiment's, see `Data.in_groups`.
 
     Raises:
       Interrupted: `stop()` became true between two batches.
@@ -46,7 +49,7 @@ def predict_rows(
     batch, mesh, local = experiment.train.batch, experiment.mesh, experiment.local
     gathered: list[dict[str, np.ndarray]] = []
     view = (np.int32(copy),) if copy else ()
-    for host_batch in evaluation_batches(experiment.data, clips, batch, local, copy):
+    for host_batch in evaluation_batches(data or experiment.data, clips, batch, local, copy):
         if stop():
             raise Interrupted
         arrays = sharding.to_global(host_batch, local, experiment.rows, mesh)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from mtjax import records
 from mtjax.compute import distributed
 from mtjax.compute.step import Asked, State
 from mtjax.data import column_writer, columns
+from mtjax.data.catalog import Catalog
 from mtjax.data.origin import SEAL, config_hash
 from mtjax.lookup import ConfigError
 from mtjax.run import provenance
@@ -76,15 +77,15 @@ def write_column(
     distributed.on_first(lambda: None)  # all have seen what is to do before anything is done
     for shard, ids in pending.items():
         rows = np.array(sorted(row_of[i] for i in ids), np.int64)  # none, perhaps: few clips may leave a shard empty
-        views = [predict_rows(experiment, state, rows, copy=copy, ask=ask) for copy in range(1 + copies)] if ids else []
-        if jax.process_index():
-            continue
-        with column_writer.shard_writer(directory, spec, shard, ids) as writer:
-            shown = [data.catalog.clips[row].id for row in views[0]["clip"]] if ids else []
-            _write_rows(writer, shown, views, schema)
-            for clip_id in sorted(set(ids) - set(shown)):
-                writer.fail(clip_id, "read", "damaged record")
-        logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
+        groups = (data.in_groups(rows) if each_clip else [(data, rows)]) if ids else []
+        predicted = [
+            [predict_rows(experiment, state, part, copy=copy, ask=ask, data=of) for copy in range(1 + copies)]
+            for of, part in groups
+        ]
+        if not jax.process_index():
+            with column_writer.shard_writer(directory, spec, shard, ids) as writer:
+                _write_groups(writer, data.catalog, ids, predicted, schema)
+            logging.info("column %s: shard %d of %d", name, shard + 1, spec.num_shards)
     return distributed.on_first(lambda: column_writer.finish(directory))
 
 
@@ -95,6 +96,23 @@ def _clips_of(experiment: Experiment, splits: Sequence[str], copies: int) -> np.
         raise ConfigError("--copies: views are drawn while clips are read; set --cache=none")
     rows_of = {split: data.catalog_rows if split in data.catalog.splits else data.rows for split in splits}
     return np.unique(np.concatenate([rows(split) for split, rows in rows_of.items()]))
+
+
+def _write_groups(
+    writer: column_writer.ShardWriter,
+    catalog: Catalog,
+    ids: Iterable[str],
+    predicted: Sequence[Sequence[dict[str, np.ndarray]]],
+    schema: records.Schema,
+) -> None:
+    """Writes what was predicted of a shard, group by group and each as its views; a clip without a row could not be read."""
+    shown: set[str] = set()
+    for views in predicted:
+        known = [catalog.clips[row].id for row in views[0]["clip"]]
+        _write_rows(writer, known, views, schema)
+        shown |= set(known)
+    for clip_id in sorted(set(ids) - shown):
+        writer.fail(clip_id, "read", "damaged record")
 
 
 def _write_rows(

