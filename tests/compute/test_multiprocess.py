@@ -17,7 +17,7 @@ from conftest import REPO, make_tracks_dataset, run_cli, tiny_config, write_conf
 from mtjax.data.columns import Column
 from mtjax.run.metrics_log import read_metrics
 
-STEPS, SAVE_EVERY, LOG_EVERY = 48, 16, 8
+STEPS, SAVE_EVERY, LOG_EVERY = 24, 8, 4
 LIMIT_S = 200
 
 

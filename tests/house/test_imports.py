@@ -32,7 +32,7 @@ ALLOWED = {  # room or file → what of mtjax it may import, beside itself
     "mtjax.data": FOUNDATION,
     "mtjax.modalities": [*FOUNDATION, "mtjax.data"],
     "mtjax.models": [ERRORS, RANGES, "mtjax.types"],
-    "mtjax.convert": [ERRORS, RANGES, "mtjax.models", "mtjax.lookup", "mtjax.data.files"],
+    "mtjax.convert": [ERRORS, RANGES, "mtjax.models", "mtjax.lookup", "mtjax.data.files", "mtjax.types"],
     "mtjax.tasks": [ERRORS, RANGES, "mtjax.models", "mtjax.types", "mtjax.data.openai_clip_tokens"],
     "mtjax.evaluators": [ERRORS, RANGES, "mtjax.types"],
     "mtjax.compute": [ERRORS, RANGES, "mtjax.types", "mtjax.lookup"],

@@ -170,9 +170,14 @@ def test_golden_logits_and_statistics(peer):
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_logits_and_statistics_are_those_of_the_reference(peer):
+def test_the_golden_file_holds_what_the_reference_gives(peer):
     pytest.importorskip("torch")
-    check(peer, expected_of(peer))
+    found = expected_of(peer)
+    with np.load(GOLDEN) as arrays:
+        assert {k.split("/")[1] for k in arrays.files if k.startswith(f"{peer}/")} == set(found)
+        for name, value in found.items():  # PyTorch's statistics differ by 2.4e-4 between processors
+            atol = 1e-4 if name == "logits" else 1e-3
+            np.testing.assert_allclose(value, arrays[f"{peer}/{name}"], rtol=1e-4, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("peer", ["r2plus1d", "r3d"])

@@ -25,7 +25,7 @@ from mtjax.run.workdir import checkpoints_of
 
 KILLS = int(os.environ.get("MTJAX_KILLS", 2))
 SIGNALS = int(os.environ.get("MTJAX_SIGNALS", 1))
-STEPS = 200
+STEPS = 96
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def setting(tmp_path_factory):
         data__augment={"noise": 0.01, "time_crop": 0.2},
         optimizer={"lr": 3e-3, "clip_norm": 1.0, "schedule": "plateau", "patience": 0, "ema": 0.99},
         evals={"val": {"name": "top1.Top1", "split": "val"}, "test": {"name": "top1.Top1", "split": "test"}},
-        train={"batch": 8, "steps": STEPS, "log_every": 10, "eval_every": 20.0, "watch": ("val",), "select": "val/top1",
+        train={"batch": 8, "steps": STEPS, "log_every": 5, "eval_every": 8.0, "watch": ("val",), "select": "val/top1",
                "save_every": 9},
     )  # fmt: skip
     file = write_config(folder / "config.py", config)
