@@ -75,8 +75,6 @@ def get_config(which: str = "motion,ucf101,1"):
             "root": f"data/{dataset}",
             "train": "train" if on_source else f"train{number}",
             "holdout": 0.1,
-            "fraction": 1.0,
-            "subset_seed": 0,
         }
     )
     c.model = ConfigDict(network(stage))
@@ -86,12 +84,9 @@ def get_config(which: str = "motion,ucf101,1"):
         {
             "name": "sgd",
             "lr": 1e-3,
-            "momentum": 0.9,
             "weight_decay": 5e-4,
-            "warmup": 0,
             "schedule": "step",
             "milestones": tuple(epoch / epochs for epoch in milestones),
-            "factor": 0.1,
         }
     )
     no_label = stage == "mers" or stage in ORDER  # nothing to be right about
@@ -102,15 +97,11 @@ def get_config(which: str = "motion,ucf101,1"):
     c.train = ConfigDict(
         {
             "batch": (32 if stage == "self_s3dg" else 16) if on_source else 8,
-            "accumulate": 1,
             "epochs": epochs,
-            "steps": 0,  # overrides epochs
             "log_every": 100,
-            "eval_every": 1.0,
             "watch": ("val",) if c.evals else (),
             "select": "val/top1" if c.evals else "",  # else the last step
             "save_every": 1000,
-            "init": "",
             "init_skip": (),
             "init_new": (),
             "table": tuple(f"mf.{c}" for c in (given(*cell) if cell else cells(stage, dataset, split))),
@@ -119,7 +110,7 @@ def get_config(which: str = "motion,ucf101,1"):
     if stage.startswith("tune"):  # heads that belong to the clusters stay behind
         c.train.init_skip = ("^(?!backbone/)",)
         c.train.init_new = ("^head/",)
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    c.mesh = ConfigDict()
     return c
 
 
@@ -130,16 +121,16 @@ def data(stage: str) -> dict:
     size = {"resize": (256, 342), "size": 224} if setting == "s3dg" else {"resize": (128, 171), "size": 112}
     one = stage.startswith(GENERATORS) and setting.startswith("len")
     clips = int(setting[1:]) if setting in SETTINGS[:4] else 1 if one else 3
-    spread = {"frames": frames, "stride": 1, "clips": clips, "views": 10, **size, "augment": {"flip": 0.0}}
+    spread = {"frames": frames, "clips": clips, "views": 10, **size, "augment": {"flip": 0.0}}
     column = LARGE if setting == "s3dg" else "frames.25fps"
-    rgb = {"name": "rgb.Rgb", "column": column, "normalize": "kinetics"} | spread
-    flow = {"name": "flow.Flow", "column": "flow.tvl1", "normalize": "bytes"} | spread
+    rgb = {"name": "rgb.Rgb", "column": column} | spread
+    flow = {"name": "flow.Flow", "column": "flow.tvl1"} | spread
     if stage in ("mers", "mars"):
         shared = {"workers": 8}
         return {"name": "joined.Joined", "student": rgb, "watched": flow} | shared
     uncommon = {"leave_out": class_list(COMMON)} if stage == "self_uncommon" else {}
-    order = {"workers": 8, "ordered": stage in ORDER, "gap": 8}
-    return flow | order if on_flow(stage) else rgb | order | {"pseudo": ""} | uncommon
+    order = {"workers": 8, "ordered": stage in ORDER}
+    return flow | order if on_flow(stage) else rgb | order | uncommon
 
 
 def on_flow(stage: str) -> bool:
@@ -154,19 +145,14 @@ def network(stage: str) -> dict:
         model, frozen = {"name": "r2plus1d.R2Plus1D18"}, ("stem", "layer1", "layer2")
     model["frozen"] = frozen if stage.startswith("tune") and not stage.endswith("_order") else ()
     flow = on_flow(stage)
-    return model | {
-        "channels": 2 if flow else 3,
-        "reads": "flow" if flow else "frames",
-        "remat": False,
-        "dtype": "float32",
-    }
+    return model | {"channels": 2 if flow else 3, "reads": "flow" if flow else "frames"}
 
 
 def task(stage: str) -> dict:
     """§3 and §9."""
     if stage in ("mers", "mars"):
         alpha = 1.0 if stage == "mars" else 0.0
-        return {"name": "distill.Distill", "teacher": "", "alpha": alpha, "beta": 0.0, "match": 50.0}
+        return {"name": "distill.Distill", "alpha": alpha, "beta": 0.0, "match": 50.0}
     share = 0.0 if stage in ORDER else 1.0
     return {"name": "multi_clip.MultiClip", "label_share": share, "neighbours": stage == "self_neighbours"}
 

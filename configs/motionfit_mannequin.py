@@ -36,7 +36,7 @@ def get_config(stage: str = "motion"):
     c.data.views = 3
     c.data.resize = (36, 36)
     c.data.size = 32
-    c.data.workers = 0
+    del c.data.workers
     c.data.holdout = 0.0  # settings were chosen on other parts of train, see docs/results.md; the last step is scored
     c.data.fraction = 1.0 if stage == "self" else 0.2
     c.model.width = 8

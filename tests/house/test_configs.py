@@ -160,14 +160,16 @@ def test_stages_of_motionfit_are_what_the_paper_says(stage):
     epochs, milestones = (45, (20, 40)) if c.data.train == "train" else (120, (40, 60, 80))
     assert c.train.epochs == epochs
     np.testing.assert_allclose(np.multiply(c.optimizer.milestones, epochs), milestones)
-    assert (c.optimizer.name, c.optimizer.lr, c.optimizer.momentum, c.optimizer.weight_decay) == (
+    of = resolved(c)
+    assert [of[f"optimizer.{k}"] for k in ("name", "lr", "momentum", "weight_decay", "factor")] == [
         "sgd",
         1e-3,
         0.9,
         5e-4,
-    )
+        0.1,
+    ]
     assert c.train.batch == (32 if stage == "self_s3dg" else 16 if stage.startswith("self") or stage == "mers" else 8)
-    assert clips.views == 10 and clips.stride == 1
+    assert clips.views == 10 and of.get("data.stride", 1) == 1 and of.get("data.gap", 8) == 8
     assert (clips.size, clips.frames) == (
         (224, 64) if "s3dg" in stage else (112, int(stage[-2:]) if "len" in stage else 16)
     )
