@@ -101,7 +101,7 @@ def test_only_process_0_writes_and_talks(runs):
     assert len(list((workdir / "rows").iterdir())) == 1
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_checkpoint_continues_on_another_number_of_processes(case, runs, before, after):
     folder, arguments = case
     workdir = shutil.copytree(runs[before][0], folder / f"from{before}to{after}")
@@ -112,6 +112,7 @@ def test_a_checkpoint_continues_on_another_number_of_processes(case, runs, befor
     assert_same_numbers(workdir, runs[1][0])
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_stops_both_and_a_rerun_completes(case, runs):
     """With the dataset on the devices, which draws the same batches in another way."""
     folder, arguments = case
@@ -245,6 +246,7 @@ def test_gke_runs_the_same_command_and_gives_it_time_and_memory():
     assert "/dev/shm" in [m["mountPath"] for m in container["volumeMounts"]]
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_columns_that_one_does(case, runs, tmp_path):
     """Predictions and clusters; the first process alone writes and talks."""
     written = {}

@@ -81,6 +81,7 @@ def test_six_clips_a_step_train_alike_on_one_device_and_on_eight(tracks, tmp_pat
     assert_the_same(config | {"optimizer": sgd}, tmp_path)
 
 
+@pytest.mark.slow
 def test_all_clips_at_once_are_as_good_a_batch(tracks, tmp_path):
     """L-BFGS with train.batch=0: 20 training clips on 8 devices."""
     config = tiny_config(tracks, train={"batch": 0} | TWO_STEPS) | {"optimizer": {"name": "lbfgs"}}

@@ -169,6 +169,7 @@ def test_golden_logits_and_statistics(peer):
         check(peer, {k.split("/")[1]: arrays[k] for k in arrays.files if k.startswith(f"{peer}/")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", PEERS)
 def test_the_golden_file_holds_what_the_reference_gives(peer):
     pytest.importorskip("torch")

@@ -124,6 +124,7 @@ def weights(workdir) -> dict[str, np.ndarray]:
     return weights_of(str(workdir))
 
 
+@pytest.mark.slow
 def test_a_frozen_teacher_of_flow_sees_the_same_moments(root, generator, one_device, tmp_path):
     rgb, flow = {"name": "rgb.Rgb"} | CLIP, {"name": "flow.Flow"} | CLIP
     both = Joined(root=str(root), student=rgb, watched=flow)

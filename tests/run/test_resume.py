@@ -127,6 +127,7 @@ def test_a_damaged_latest_checkpoint_costs_only_time(setting, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(whole))
 
 
+@pytest.mark.slow
 def test_another_mesh_continues_with_the_same_batches(setting, tmp_path):
     """Saved on (4, 2), continued on (8, 1) and then on one device: the same data, and losses equal up to rounding."""
     _, whole, _ = setting
