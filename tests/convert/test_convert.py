@@ -20,6 +20,7 @@ from mtjax import convert
 from mtjax.convert import clip as clip_names
 from mtjax.convert import names, positions, weight_files
 from mtjax.models import openai_clip, xclip
+from mtjax.types import random_streams
 
 TEXT = {
     "vocab_size": 99, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -163,11 +164,13 @@ def test_full_size_parameter_counts():
     def count(make) -> int:
         return sum(p.size for p in jax.tree.leaves(nnx.state(nnx.eval_shape(make), nnx.Param)))
 
-    assert count(lambda: openai_clip.CLIP(rngs=nnx.Rngs(0))) == 149_620_737
-    model = nnx.eval_shape(lambda: xclip.XCLIP(rngs=nnx.Rngs(0)))
+    assert count(lambda: openai_clip.CLIP(rngs=random_streams(default=0))) == 149_620_737
+    model = nnx.eval_shape(lambda: xclip.XCLIP(rngs=random_streams(default=0)))
     assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == 194_929_153
     # 32 frames differ in the position table alone: 194,941,441.
-    longer = nnx.eval_shape(lambda: xclip.FrameIntegration(512, 32, 1, 8, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0)))
+    longer = nnx.eval_shape(
+        lambda: xclip.FrameIntegration(512, 32, 1, 8, dtype=jnp.dtype("float32"), rngs=random_streams(default=0))
+    )
     more = longer.positions.size - model.integration.positions.size
     assert 194_929_153 + more == 194_941_441
     sizes = {

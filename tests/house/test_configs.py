@@ -105,9 +105,7 @@ def test_there_are_configs():
 SAME_NETWORK = ("movt_ssv2_temporal18", "movt_vb100")  # as movt_jester's
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SAME_NETWORK else n for n in CONFIGS]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SAME_NETWORK else n for n in CONFIGS])
 def test_every_config_runs_two_steps(name, tmp_path):
     config = plain(importlib.import_module(f"configs.{name}").get_config())
     small = []

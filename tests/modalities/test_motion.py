@@ -22,7 +22,7 @@ from mtjax.records import Feature
 from mtjax.run.complexity import multiplications
 from mtjax.run.experiment import Experiment
 from mtjax.tasks.classify import Classify
-from mtjax.types import Attending
+from mtjax.types import Attending, random_streams
 
 
 def worked_example(frames: int = 5) -> np.ndarray:
@@ -131,7 +131,7 @@ def test_skeletons():
 
 
 def test_mg4_gated_attention():
-    pool = GatedAttention(2, 2, rngs=nnx.Rngs(0))
+    pool = GatedAttention(2, 2, rngs=random_streams(default=0))
     pool.tanh.kernel[...], pool.gate.kernel[...] = jnp.eye(2), jnp.diag(jnp.array([1.0, -1.0]))
     pool.score.kernel[...] = jnp.array([[1.0], [2.0]])
     bag, valid = jnp.array([[[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]]), jnp.array([[True, True, False]])
@@ -149,7 +149,7 @@ def test_mg8_parameters_of_the_teacher(layers, feed_forward, parameters):
     task = Classify(num_classes=101, hidden=256, dropout=0.1)
 
     def make(key):
-        rngs = nnx.Rngs(params=key)
+        rngs = random_streams(params=key)
         return task.assemble(MotionMIL(layers=layers, feed_forward=feed_forward, rngs=rngs), rngs=rngs)
 
     params, _ = jax.eval_shape(Net(make, nnx.Param).init, jax.random.key(0))
@@ -164,7 +164,9 @@ def test_positions_are_sinusoids():
 
 
 def test_padding_and_invalid_rows_change_nothing():
-    model = MotionMIL(features=6, width=16, layers=1, heads=2, feed_forward=16, attention=8, rngs=nnx.Rngs(0))
+    model = MotionMIL(
+        features=6, width=16, layers=1, heads=2, feed_forward=16, attention=8, rngs=random_streams(default=0)
+    )
     rows, valid = jax.random.normal(jax.random.key(0), (2, 5, 6)), jnp.ones((2, 5), bool)
     embed = nnx.jit(lambda model, rows, valid: model.embed(rows, valid, train=False))
     embedding, weights = embed(model, rows, valid)
@@ -234,7 +236,7 @@ def test_predictions_hold_the_attention_of_the_frames_and_cost_one_pass(dataset)
 
 
 def test_only_a_backbone_that_pools_rows_is_asked_for_attention():
-    assert isinstance(MotionMIL(rngs=nnx.Rngs(0)), Attending) and not issubclass(MovT, Attending)
+    assert isinstance(MotionMIL(rngs=random_streams(default=0)), Attending) and not issubclass(MovT, Attending)
 
 
 def test_mistakes_name_the_field(dataset):

@@ -38,6 +38,7 @@ from mtjax.run.experiment import Experiment, checkpoints_of
 from mtjax.tasks.classify import Classify
 from mtjax.tasks.distill import Distill
 from mtjax.tasks.multi_clip import MultiClip
+from mtjax.types import random_streams
 
 GOLDEN = Path(__file__).parent / "golden" / "conv3d.npz"
 REFERENCE = Path(__file__).parents[2] / "benchmarks" / "conv3d_torch.py"
@@ -278,7 +279,7 @@ def count(make) -> int:
 
 
 def classifier(make, classes: int, **keywords) -> VideoClassifier:
-    return VideoClassifier(make(**keywords, rngs=nnx.Rngs(0)), classes, rngs=nnx.Rngs(0))
+    return VideoClassifier(make(**keywords, rngs=random_streams(default=0)), classes, rngs=random_streams(default=0))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_macs_of_r2plus1d(frames, channels, gmacs):
 
 def test_stages_have_the_published_sizes():
     def shapes(make, *clip):
-        graph, state = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+        graph, state = nnx.split(nnx.eval_shape(lambda: make(rngs=random_streams(default=0))))
         clip = jax.ShapeDtypeStruct((1, *clip), jnp.float32)
         features = jax.eval_shape(lambda state, x: nnx.merge(graph, state).stages(x, train=False), state, clip)
         return {name: f.shape[1:] for name, f in features.items()}
@@ -326,12 +327,12 @@ def test_stages_have_the_published_sizes():
 
 def test_first_weights_are_torchvisions():
     """Kaiming normal of fan out, ones and zeros, a classifier of N(0, 0.01)."""
-    unit = ConvNorm(256, 256, (3, 3, 3), dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    unit = ConvNorm(256, 256, (3, 3, 3), dtype=jnp.dtype("float32"), rngs=random_streams(default=0))
     kernel = np.asarray(unit.conv.kernel[...])
     assert abs(kernel.std() - math.sqrt(2 / (256 * 27))) < 1e-4 and abs(kernel.mean()) < 1e-4
     assert np.abs(kernel).max() > 4 * kernel.std()  # not truncated
     assert (unit.norm.scale[...] == 1).all() and (unit.norm.var[...] == 1).all() and not unit.norm.mean[...].any()
-    backbone, rngs = Tiny(rngs=nnx.Rngs(0)), nnx.Rngs(0)
+    backbone, rngs = Tiny(rngs=random_streams(default=0)), random_streams(default=0)
     neighbours = MultiClip(num_classes=4000, clips=2, neighbours=True).assemble(backbone, rngs=rngs)
     heads = [VideoClassifier(backbone, 4000, rngs=rngs).head, neighbours.head, *neighbours.neighbour_heads]
     heads.append(Classify(num_classes=4000).assemble(backbone, rngs=rngs).head)  # what training builds
@@ -484,7 +485,7 @@ def test_fine_tuning_as_motionfit_does_trains_two_layers_and_the_classifier():
     kept = nnx.state(model, Fixed)
     assert {path[1] for path, _ in nnx.to_flat_state(kept)} == set(frozen)
     with pytest.raises(ValueError, match=r"config.model.frozen: \['conv5'\] are not stages"):
-        nnx.eval_shape(lambda: r2plus1d.R2Plus1D18(frozen=("conv5",), rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: r2plus1d.R2Plus1D18(frozen=("conv5",), rngs=random_streams(default=0)))
 
 
 def test_remat_changes_nothing_and_bfloat16_little():
@@ -512,7 +513,7 @@ def test_a_published_network_runs_in_bfloat16():
 )
 def test_bfloat16_stays_from_stage_to_stage(make, keywords):
     """Traced alone: strict promotion would refuse a mixture of types, in training too."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: make(dtype="bfloat16", rngs=nnx.Rngs(0), **keywords)))
+    graph, state = nnx.split(nnx.eval_shape(lambda: make(dtype="bfloat16", rngs=random_streams(default=0), **keywords)))
 
     def stages(state, clip):
         return nnx.merge(graph, state, copy=True).stages(clip, train=True)
@@ -523,13 +524,13 @@ def test_bfloat16_stays_from_stage_to_stage(make, keywords):
 
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"clips have 2 channels, this network's stem 3 \(model.channels\)"):
-        Tiny(rngs=nnx.Rngs(0)).embed(jnp.zeros((1, 4, 16, 16, 2)), train=False)
+        Tiny(rngs=random_streams(default=0)).embed(jnp.zeros((1, 4, 16, 16, 2)), train=False)
     for wrong in ({"stem": "7x7"}, {"average": "mean"}):
         with pytest.raises(ValueError, match=f"config.model.{next(iter(wrong))}="):
-            s3dg.S3DG(**wrong, rngs=nnx.Rngs(0))
+            s3dg.S3DG(**wrong, rngs=random_streams(default=0))
     with pytest.raises(ValueError, match="even numbers"):
         s3dg.SpaceToDepth()(jnp.zeros((1, 5, 8, 8, 3)), train=False)
-    windows = nnx.eval_shape(lambda: s3dg.S3DG(average="windows", rngs=nnx.Rngs(0)))
+    windows = nnx.eval_shape(lambda: s3dg.S3DG(average="windows", rngs=random_streams(default=0)))
     with pytest.raises(ValueError, match="clips of 14 frames of 224 pixels at least"):
         windows.pool(jnp.zeros((1, 1, 7, 7, 1024)))
 

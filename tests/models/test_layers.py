@@ -26,7 +26,7 @@ def test_temporal_convolution_is_flax_s_with_its_gradients(kernel):
     def loss(module, x):
         return (module(x) * weight).sum()
 
-    of_ours, of_flax = (nnx.grad(loss, argnums=(0, 1))(module, x) for module in (ours, flax))
+    of_ours, of_flax = (nnx.jit(nnx.grad(loss, argnums=(0, 1)))(module, x) for module in (ours, flax))
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(of_ours[0][name][...], of_flax[0][name][...], atol=1e-4)
     np.testing.assert_allclose(of_ours[1], of_flax[1], atol=1e-5)
@@ -47,9 +47,10 @@ def test_attention_is_jax_s_with_its_gradients(causal, masked):
     mask = mask.at[1].set(False) if masked and not causal else mask  # nothing to see at all
 
     def both(call):
-        return jax.value_and_grad(lambda q, k, v: (call(q, k, v) * v.mean(2, keepdims=True)).sum(), argnums=(0, 1, 2))(
-            q, k, v
-        )
+        def total(q, k, v):
+            return (call(q, k, v) * v.mean(2, keepdims=True)).sum()
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(q, k, v)
 
     found = both(lambda q, k, v: dot_product_attention(q, k, v, mask if masked else None, causal=causal))
     expected = both(
@@ -70,17 +71,15 @@ def test_the_first_tokens_alone_are_those_of_all(causal, outputs):
     x = normal(2, 5, 8)
     layer = PreNormLayer(8, 2, 16, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
     layer.attention.qkv.bias[...] = normal(3, 2, 4, seed=1)
-    few = layer(x, causal=causal, outputs=outputs)
-    np.testing.assert_allclose(few, layer(x, causal=causal)[:, :outputs], atol=1e-6)
+    few, all_of_them = nnx.jit(lambda m, x: (m(x, causal=causal, outputs=outputs), m(x, causal=causal)))(layer, x)
+    np.testing.assert_allclose(few, all_of_them[:, :outputs], atol=1e-6)
     assert few.shape == (2, outputs, 8)
 
     attention = SelfAttention(8, 2, dtype=jnp.dtype("bfloat16"), rngs=nnx.Rngs(0))
     attend = jnp.arange(5)[None] < jnp.array([[3], [5]])
-    few = attention(x, attend, outputs=outputs)
+    few, all_of_them = nnx.jit(lambda m, x: (m(x, attend, outputs=outputs), m(x, attend)))(attention, x)
     assert few.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        few.astype(jnp.float32), attention(x, attend)[:, :outputs].astype(jnp.float32), atol=1e-2
-    )
+    np.testing.assert_allclose(few.astype(jnp.float32), all_of_them[:, :outputs].astype(jnp.float32), atol=1e-2)
 
 
 def test_dropout_keeps_the_mean_and_drops_the_rate():
@@ -109,8 +108,8 @@ def test_chunks_change_neither_values_nor_gradients(size):
     def whole(matrix):
         return lambda a, b: jnp.tanh(a @ matrix) * b
 
-    expected = jax.value_and_grad(lambda m: (whole(m)(x, y) ** 2).sum())(matrix)
-    found = jax.value_and_grad(lambda m: (in_chunks(whole(m), size)(x, y) ** 2).sum())(matrix)
+    expected = jax.jit(jax.value_and_grad(lambda m: (whole(m)(x, y) ** 2).sum()))(matrix)
+    found = jax.jit(jax.value_and_grad(lambda m: (in_chunks(whole(m), size)(x, y) ** 2).sum()))(matrix)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 

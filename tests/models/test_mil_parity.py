@@ -11,6 +11,7 @@ from mtjax.compute.step import Net
 from mtjax.models.mil import MotionMIL
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classify
+from mtjax.types import random_streams
 
 CLASSES = 5
 SIZES = {"features": 6, "width": 16, "layers": 2, "heads": 4, "feed_forward": 12, "attention": 8}
@@ -49,7 +50,7 @@ def test_logits_and_gradients_are_those_of_the_timed_peer(masked):
     theirs = Theirs(classes=CLASSES, hidden=10, **SIZES).eval()
 
     def make(key):
-        rngs = nnx.Rngs(params=key)
+        rngs = random_streams(params=key)
         return Classify(num_classes=CLASSES, hidden=10).assemble(MotionMIL(**SIZES, rngs=rngs), rngs=rngs)
 
     net, table = Net(make, nnx.Param), name_table()

@@ -12,12 +12,18 @@ from mtjax.compute.step import Net, Program
 from mtjax.models import movt
 from mtjax.run import complexity
 from mtjax.tasks.classify import Classify
+from mtjax.types import random_streams
 
 SMALL = {"motion": (8, 8), "branch": 8, "position": (8,), "layers": 2, "heads": 2, "feed_forward": 16}
 
 
 def small(**changes) -> movt.MovT:
-    return movt.MovT(**(SMALL | changes), rngs=nnx.Rngs(params=0))
+    return movt.MovT(**(SMALL | changes), rngs=random_streams(params=0))
+
+
+@nnx.jit
+def embed(model: movt.MovT, batch: dict) -> jax.Array:
+    return model(batch, train=False)
 
 
 def clip(b=2, t=6, n=5, seed=0) -> dict:
@@ -47,7 +53,7 @@ def test_mt1_velocity_keeps_t_and_the_position_is_the_mean():
 def test_preset_parameter_counts(preset, parameters):
     net = Net(
         lambda key: Classify(num_classes=27).assemble(
-            movt.MovT(**preset, rngs=nnx.Rngs(params=key)), rngs=nnx.Rngs(params=key)
+            movt.MovT(**preset, rngs=random_streams(params=key)), rngs=random_streams(params=key)
         ),
         nnx.Param,
     )
@@ -87,13 +93,13 @@ def test_permutation_of_points_changes_nothing():
     model, batch = small(), clip()
     order = jnp.array([3, 0, 4, 1, 2])
     permuted = batch | {"tracks": batch["tracks"][:, :, order]}
-    np.testing.assert_allclose(model(batch, train=False), model(permuted, train=False), atol=1e-5)
+    np.testing.assert_allclose(embed(model, batch), embed(model, permuted), atol=1e-5)
 
 
 def test_point_identity_sees_the_order_and_checks_the_number_of_points():
     model, batch = small(point_identity=5), clip()
     permuted = batch | {"tracks": batch["tracks"][:, :, ::-1]}
-    assert np.abs(model(batch, train=False) - model(permuted, train=False)).max() > 1e-3
+    assert np.abs(embed(model, batch) - embed(model, permuted)).max() > 1e-3
     with pytest.raises(ValueError, match="point_identity=5, but clips have 7 points"):
         model(clip(n=7), train=False)
 
@@ -105,7 +111,7 @@ def test_padded_points_change_nothing():
         "frame_valid": batch["frame_valid"],
         "point_valid": jnp.pad(batch["point_valid"], ((0, 0), (0, 3))),
     }
-    np.testing.assert_allclose(model(batch, train=False), model(padded, train=False), atol=1e-5)
+    np.testing.assert_allclose(embed(model, batch), embed(model, padded), atol=1e-5)
 
 
 def test_padded_frames_change_nothing():
@@ -115,7 +121,7 @@ def test_padded_frames_change_nothing():
         "frame_valid": jnp.pad(batch["frame_valid"], ((0, 0), (0, 4))),
         "point_valid": batch["point_valid"],
     }
-    np.testing.assert_allclose(model(batch, train=False), model(padded, train=False), atol=1e-5)
+    np.testing.assert_allclose(embed(model, batch), embed(model, padded), atol=1e-5)
 
 
 def test_a_clip_without_points_gives_zeros_and_finite_gradients():
@@ -125,15 +131,20 @@ def test_a_clip_without_points_gives_zeros_and_finite_gradients():
     def total(tracks):
         return (model(batch | {"tracks": tracks}, train=False) ** 2).sum()
 
-    assert (np.asarray(model(batch, train=False))[0] == 0).all()
+    assert (np.asarray(embed(model, batch))[0] == 0).all()
     assert np.isfinite(jax.jit(jax.grad(total))(batch["tracks"])).all()
 
 
 def test_remat_and_dropout_give_the_same_values():
     batch, key = clip(), jax.random.key(3)
-    outputs = [small(remat=r)(batch, train=True, rngs=nnx.Rngs(dropout=key)) for r in (False, True)]
+
+    @nnx.jit
+    def dropped(model, key):
+        return model(batch, train=True, rngs=nnx.Rngs(dropout=key))
+
+    outputs = [dropped(small(remat=r), key) for r in (False, True)]
     np.testing.assert_allclose(*outputs, atol=1e-6)
-    other = small()(batch, train=True, rngs=nnx.Rngs(dropout=jax.random.key(4)))
+    other = dropped(small(), jax.random.key(4))
     assert np.abs(outputs[0] - other).max() > 1e-3
 
 
@@ -142,16 +153,15 @@ def test_bfloat16_compute_is_close_and_keeps_float32_parameters():
     half = small(dtype="bfloat16")
     assert {p.dtype for p in jax.tree.leaves(nnx.state(half, nnx.Param))} == {jnp.dtype("float32")}
     with jax.numpy_dtype_promotion("standard"):  # jax.nn.dot_product_attention mixes bfloat16 and float32 inside
-        forward = nnx.jit(lambda model, batch: model(batch, train=False))
-        np.testing.assert_allclose(forward(half, batch), forward(small(), batch), atol=0.1)
+        np.testing.assert_allclose(embed(half, batch), embed(small(), batch), atol=0.1)
 
 
 def test_saliency_is_scaled_per_clip_and_zero_for_padding():
     task = Classify(num_classes=3)
-    model = task.assemble(small(), rngs=nnx.Rngs(params=1))
+    model = task.assemble(small(), rngs=random_streams(params=1))
     batch = clip()
     batch["point_valid"] = batch["point_valid"].at[:, 4].set(False)
-    saliency = np.asarray(task.saliency(model, batch, jnp.array([0, 2], jnp.int32)))
+    saliency = np.asarray(nnx.jit(task.saliency)(model, batch, jnp.array([0, 2], jnp.int32)))
     assert saliency.shape == (2, 5)
     np.testing.assert_allclose(saliency.max(1), 1, atol=1e-6)
     assert (saliency[:, 4] == 0).all()

@@ -20,6 +20,7 @@ from mtjax.compute.step import Net
 from mtjax.models import movt
 from mtjax.tasks import losses
 from mtjax.tasks.classify import Classify
+from mtjax.types import random_streams
 
 GOLDEN = Path(__file__).parent / "golden" / "movt.npz"
 REFERENCE = Path(__file__).parents[2] / "benchmarks" / "movt_torch.py"
@@ -66,7 +67,7 @@ def name_table(config: dict) -> dict[str, tuple[str, str]]:
 
 def our_net(config: dict) -> Net:
     def make(key):
-        rngs = nnx.Rngs(params=key)
+        rngs = random_streams(params=key)
         return Classify(num_classes=CLASSES).assemble(movt.MovT(**config, rngs=rngs), rngs=rngs)
 
     return Net(make, nnx.Param)
