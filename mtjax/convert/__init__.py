@@ -18,6 +18,7 @@ from mtjax import lookup
 from mtjax.convert import names, positions, weight_files
 from mtjax.convert.names import ConversionError
 from mtjax.data.files import write_atomically
+from mtjax.data.foreign_files import read_json
 from mtjax.models.video_network import VideoClassifier
 from mtjax.types import random_streams
 
@@ -52,26 +53,36 @@ def convert(kind: str, source: str | Path) -> tuple[dict[str, Any], dict[str, np
     room = room_of(kind)
     folder = Path(source)
     if (folder / WEIGHTS).is_file():
-        saved = json.loads((folder / CONFIG).read_text())
+        saved = read_json(folder / CONFIG, ConversionError)
+        if not isinstance(saved.get("name"), str) or not isinstance(saved.get("keywords"), dict):
+            raise ConversionError(f"{folder / CONFIG}: needs 'name' and 'keywords'; convert the published weights anew")
         if saved["name"] != room.CONSTRUCTOR:
-            raise ConversionError(f"{source} holds {saved['name']}, not {room.CONSTRUCTOR}")
+            raise ConversionError(f"{source} holds {saved['name'][:100]}, not {room.CONSTRUCTOR}")
         return saved["keywords"], arrays_of(folder)
     config, arrays = weight_files.read(source)
-    if hasattr(room, "from_official") and room.is_official(arrays):
-        arrays = room.from_official(arrays)
-    arrays = {name: array for name, array in arrays.items() if not room.IGNORED.fullmatch(name)}
     try:
+        if hasattr(room, "from_official") and room.is_official(arrays):
+            arrays = room.from_official(arrays)
+        arrays = {name: array for name, array in arrays.items() if not room.IGNORED.fullmatch(name)}
         keywords = room.settings(config, arrays)
+        return keywords, names.to_ours(room.table(keywords), arrays)
+    except ConversionError as e:
+        raise ConversionError(f"{source}: {e}") from None
     except KeyError as e:
         raise ConversionError(f"{source}: no array {e}; is this a checkpoint of {kind}?") from None
-    return keywords, names.to_ours(room.table(keywords), arrays)
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+    ) as e:  # shapes and values of another kind
+        raise ConversionError(f"{source}: its arrays or its config.json are not those of {kind} ({e})") from None
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:
-    """Our parameters by path, of a folder that `save` wrote."""
-    from safetensors.numpy import load_file
-
-    return load_file(folder / WEIGHTS)
+    """Our parameters by path, of a folder that `save` wrote. Raises ConversionError when the file cannot be read."""
+    return weight_files.read_safetensors(folder / WEIGHTS)
 
 
 def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> nnx.Module:
@@ -93,7 +104,9 @@ def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarra
 
 def _construct(kind: str, *, classes: int = 0, **keywords: Any) -> nnx.Module:
     rngs = random_streams(default=0)
-    model = lookup.resolve("models", room_of(kind).CONSTRUCTOR)(**keywords, rngs=rngs)
+    constructor = lookup.resolve("models", room_of(kind).CONSTRUCTOR)
+    lookup.check_keywords(constructor, keywords, kind, fixed=("rngs",))
+    model = constructor(**keywords, rngs=rngs)
     return VideoClassifier(model, classes, rngs=rngs) if classes else model
 
 

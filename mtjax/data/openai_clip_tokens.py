@@ -8,34 +8,46 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mtjax.command.errors import InputError
+from mtjax.data.foreign_files import Unreadable, reading
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT = 77
+GZIP, MAX_BYTES = b"\x1f\x8b", 16 << 20  # the published file has 3 MB when it is unpacked
 MERGES = 49_152 - 256 - 2  # the file has more, which CLIP never used
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
 def load(source: str | Path) -> Tokenizer:
-    """From OpenAI's `bpe_simple_vocab_16e6.txt.gz`, or a Hugging Face folder with `tokenizer.json`.
+    """From OpenAI's `bpe_simple_vocab_16e6.txt.gz`, as it is or unpacked, or a Hugging Face folder with `tokenizer.json`.
 
     Raises:
-      ValueError: neither; says what to pass.
+      InputError: neither, or one that cannot be read; says what to pass.
     """
     path = Path(source)
     if (path / "tokenizer.json").is_file():
-        return Tokenizer.from_file(str(path / "tokenizer.json"))
+        with reading(path / "tokenizer.json", "a tokenizer"):
+            return _with_start_and_end(Tokenizer.from_file(str(path / "tokenizer.json")))
     if not path.is_file():
         raise InputError(
             f"{path}: pass bpe_simple_vocab_16e6.txt.gz (OpenAI's CLIP repository) or a Hugging Face folder with tokenizer.json"
         )
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")[1 : MERGES + 1]
-    if len(lines) < MERGES:
-        raise InputError(f"{path}: {len(lines)} merges, CLIP has {MERGES}; is the file whole?")
-    merges = [tuple(line.split()) for line in lines]
-    letters = _byte_letters()
-    words = [*letters, *(f"{c}</w>" for c in letters), *("".join(merge) for merge in merges), START, END]
-    return _tokenizer({word: i for i, word in enumerate(words)}, merges)
+    with reading(path, "CLIP's list of merges"):
+        packed = path.read_bytes()[:2] == GZIP
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            lines = file.read(MAX_BYTES).decode().split("\n")[1 : MERGES + 1]
+        merges = [tuple(line.split()) for line in lines]
+        if len(merges) < MERGES or any(len(merge) != 2 for merge in merges):
+            raise Unreadable(f"{len(merges)} merges, CLIP has {MERGES} pairs; is the file whole?")
+        letters = _byte_letters()
+        words = [*letters, *(f"{c}</w>" for c in letters), *("".join(merge) for merge in merges), START, END]
+        return _tokenizer({word: i for i, word in enumerate(words)}, merges)
+
+
+def _with_start_and_end(tokenizer: Tokenizer) -> Tokenizer:
+    """Raises Unreadable when it lacks one of these two words."""
+    if missing := [word for word in (START, END) if tokenizer.token_to_id(word) is None]:
+        raise Unreadable(f"no {' and no '.join(missing)}, as CLIP's has")
+    return tokenizer
 
 
 def _tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:

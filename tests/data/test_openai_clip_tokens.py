@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import transformers
 from conftest import REPO
+from tokenizers import Tokenizer, models
 
+from mtjax.command.errors import InputError
 from mtjax.data import openai_clip_tokens
 
 SHARED = REPO.parent / "shared" / "data"
@@ -66,5 +68,48 @@ def test_a_wrong_file_says_what_to_pass(tmp_path):
     short = Path(tmp_path / "short.gz")
     with gzip.open(short, "wt") as file:
         file.write("#version\na b\n")
-    with pytest.raises(ValueError, match=r"\d+ merges, CLIP has 48894; is the file whole"):
+    with pytest.raises(ValueError, match=r"\d+ merges, CLIP has 48894 pairs; is the file whole"):
         openai_clip_tokens.load(short)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git-lfs pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"", "is empty"),
+        (gzip.compress(b"#version\n" + b"a b\n" * 9)[:-6], "cannot be read as CLIP's list of merges"),
+        (b"#version\n" + b"zz qq\n" * 60_000, "cannot be read as CLIP's list of merges"),
+        (b"\xff\xfe\x00", "cannot be read as CLIP's list of merges"),
+    ],
+)  # fmt: skip
+def test_a_list_of_merges_that_is_none_is_one_line(tmp_path, content, message):
+    path = tmp_path / "merges.txt.gz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path}.*{message}") as caught:
+        openai_clip_tokens.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{}", "[" * 100_000, '{"model": {"type": "BPE"}}', "version https://git-lfs"]
+)
+def test_a_broken_tokenizer_json_is_one_line(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=str(path)) as caught:
+        openai_clip_tokens.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    Tokenizer(models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"no <\|startoftext\|>"):
+        openai_clip_tokens.load(tmp_path)
+
+
+@needs_vocabulary
+def test_the_list_of_merges_may_be_unpacked(tmp_path):
+    path = tmp_path / "bpe_simple_vocab_16e6.txt"
+    path.write_bytes(gzip.decompress(VOCABULARY.read_bytes()))
+    assert openai_clip_tokens.load(path).get_vocab() == openai_clip_tokens.load(VOCABULARY).get_vocab()
