@@ -38,13 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     experiment, state, meta = open_run(
         args.workdir, args.step, data={"root": args.root} if args.root else None, scored=True
     )
+    names = args.evals.split(",") if args.evals else list(experiment.evaluators)
+    if unknown := [name for name in names if name not in experiment.evaluators]:
+        raise ConfigError(f"--evals={unknown[0]!r}: the config has {list(experiment.evaluators)}")
+    if args.split:
+        experiment.score_with(names, args.split)
     results: dict[str, float] = {}
     unwritable: OSError | None = None
-    for name in args.evals.split(",") if args.evals else experiment.evaluators:
-        if name not in experiment.evaluators:
-            raise ConfigError(f"--evals={name!r}: the config has {list(experiment.evaluators)}")
-        if args.split:
-            experiment.evaluators[name].split = args.split
+    for name in names:
         split = experiment.evaluators[name].split
         shared = check_overlap(experiment, checkpoint.unpack_ids(meta["train_ids"]), split, args.allow_overlap)
         scores, rows = run_eval(experiment, state, name)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,10 +132,7 @@ class Experiment:
         self.local = sharding.local_positions(self.rows, self.mesh)
         self.evaluators: dict[str, Evaluator] = {}
         if not fake:
-            self.evaluators = {
-                name: lookup.build("evaluators", section, self.data, where=f"evals.{name}")
-                for name, section in config["evals"].items()
-            }
+            self.score_with(config["evals"])
             if wrong := [w for w in self.train.watch if w not in self.evaluators]:
                 raise ConfigError(f"config.train.watch: {wrong} are not in config.evals {list(self.evaluators)}")
         model = config["model"]
@@ -160,6 +157,12 @@ class Experiment:
         experiment, state, meta = open_run(section["teacher"])
         predict, names = experiment.task.predict, tuple(meta["class_names"])
         return dict(section) | {"teacher": Teacher(experiment.program.make, weights_to_host(state), predict, names)}
+
+    def score_with(self, evals: Iterable[str], split: str = "") -> None:
+        """Builds these evaluators anew, for another split if one is given. Raises what they raise of a split without labels."""
+        for name in evals:
+            section = self.config["evals"][name] | ({"split": split} if split else {})
+            self.evaluators[name] = lookup.build("evaluators", section, self.data, where=f"evals.{name}")
 
     @functools.cached_property
     def order(self) -> Order:

@@ -1,6 +1,7 @@
 """The report: who is compared with whom, what is drawn, and which numbers stand under the pictures."""
 
 import dataclasses
+import html
 import io
 import json
 from pathlib import Path
@@ -473,6 +474,23 @@ def test_one_page_holds_everything(tmp_path, capsys):
     assert "Gain over the teacher" not in page and page.count("data:image/png;base64,") >= 8
     assert report.main([str(run.workdir), "--teacher=/nowhere"]) == 2
     assert "no results.json" in capsys.readouterr().err
+
+
+def test_names_are_text_to_every_renderer(tmp_path, capsys):
+    """Matplotlib reads formulas, HTML tags, the console markup and emoji codes."""
+    names = ("a $x^{ $b", "<b>&'\"</b>", "[/red] :smile: {{ 1 }}")
+    listed = [catalog.Clip(f"c{i:02d}", ("test",), label=names[i % 3]) for i in range(12)]
+    root = tmp_path / "[b]data $x^{$"
+    Catalog(root, root.name, "1", names, tuple(listed), {}).save()
+    right = {clip.id: clip.label for clip in listed}
+    run = make_run(tmp_path / "[b]run <i> $^{$", root, right | {"c00": names[1], "c01": names[2]})
+    teacher = make_run(tmp_path / "teacher", root, right)
+    assert report.main([str(run.workdir), f"--teacher={teacher.workdir}", f"--baseline={teacher.workdir}"]) == 0
+    page = (run.workdir / "report.html").read_text()
+    for name in (*names, run.workdir.name, root.name):
+        assert name in html.unescape(page), name
+    assert "<b>" not in page and "<i>" not in page
+    assert "[b]run <i>" in capsys.readouterr().out.partition("wrote")[0]
 
 
 def test_a_mistake_is_one_line(tmp_path):
