@@ -21,6 +21,7 @@ from mtjax.raw_video import overlay
 from mtjax.raw_video import predict as raw_video
 from mtjax.run.experiment import OpenRun, open_run
 from mtjax.run.prediction_column import write_column
+from mtjax.run.results import to_json
 from mtjax.run.saved_config import read_config
 
 
@@ -112,8 +113,8 @@ def _predict_videos(args: argparse.Namespace) -> int:
         if not args.no_overlay and "saliency" in drawing:
             title = f"{result['predictions'][0]['label']} {result['predictions'][0]['probability']:.0%}"
             result["overlay"] = [str(p) for p in overlay.write(out / video.stem, **drawing, title=title, fps=8.0)]
-        write_atomically(out / f"{video.stem}.json", json.dumps(result, indent=1) + "\n")
-        print(json.dumps(result), flush=True)
+        write_atomically(out / f"{video.stem}.json", to_json(result) + "\n")
+        print(to_json(result, indent=None), flush=True)
     return 3 if failures else 0
 
 

@@ -56,6 +56,7 @@ def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict
     """
     state, step, evaluated = run.start()
     log = MetricsLog(run.workdir, resume_step=step, wandb_project=exp.train.wandb)
+    run.checkpoints.closing.callback(log.close)
     progress = Progress(exp.total_steps, exp.train.batch, exp.steps_per_epoch)
     batches = feed(exp, step)
     skipped = int(state["skipped"]["count"])
@@ -96,11 +97,9 @@ def train(exp: Experiment, run: Run, preemption: distributed.Preemption) -> dict
                 step, {f"train/{k}": v for k, v in (numbers | speed).items()} | {"batch_crc": run.batch_crc(step - 1)}
             )
     try:
-        scores = scoring.final(exp, run, log, state, preemption)
+        return scoring.final(exp, run, log, state, preemption)
     except Interrupted:
         raise Preempted from None  # the last step is saved; the resumed run comes straight back here
-    log.close()
-    return scores
 
 
 def leave(run: Run, state: State, step: int, evaluated: bool) -> None:

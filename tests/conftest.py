@@ -99,10 +99,12 @@ def make_tracks_dataset(
     points: int = 5,
     ragged: bool = False,
     seed: int = 0,
+    labelled: tuple[str, ...] = ("train", "test"),
 ) -> Path:
     """A tiny dataset whose classes are directions of motion: learnable in a few steps.
 
-    Splits: train (2/3 of the clips) and test; `shape` of a record (frames or fewer, points, 3).
+    Splits: train (2/3 of the clips) and test, those `labelled` with labels and targets; `shape` of a record (frames or fewer,
+    points, 3).
     """
     rng = np.random.default_rng(seed)
     names = tuple(f"direction_{c}" for c in range(classes))
@@ -115,9 +117,8 @@ def make_tracks_dataset(
         xy += rng.normal(0, 0.01, xy.shape)
         tracks = np.concatenate([xy, np.zeros((length, points, 1))], -1).astype(np.float32)
         split = "train" if i < clips * 2 // 3 else "test"
-        listed.append(
-            Clip(clip_id, (split,), label=names[label], group=f"group-{i // classes}", targets=(float(label), float(i)))
-        )
+        known = {"label": names[label], "targets": (float(label), float(i))} if split in labelled else {}
+        listed.append(Clip(clip_id, (split,), group=f"group-{i // classes}", **known))
         values[clip_id] = {"tracks": tracks}
     Catalog(Path(root), "directions", "1", names, tuple(listed), {"target_names": ["label", "number"]}).save()
     schema = {"tracks": records.Feature("float32", (-1 if ragged else frames, points, 3))}

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -20,6 +21,14 @@ P = ParamSpec("P")
 EXTRA_OF = {  # module that is not a dependency of every command → the extra that installs it
     "av": "video", "cv2": "video", "huggingface_hub": "extract", "scipy": "extract", "torch": "extract",
     "torchvision": "extract", "transformers": "extract", "sklearn": "report", "gcsfs": "gcs", "wandb": "wandb",
+}  # fmt: skip
+NEXT_STEP = {  # of an error of the file system
+    errno.ENOSPC: "make room there", errno.EDQUOT: "make room there",
+    errno.EACCES: "give yourself the right to it, or choose another place",
+    errno.EPERM: "give yourself the right to it, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOTDIR: "a file is in the way of this folder", errno.EISDIR: "a folder is in the way of this file",
+    errno.EEXIST: "something else is in the way",
 }  # fmt: skip
 NO_SPACE = "RESOURCE_EXHAUSTED"  # Orbax and XLA raise a ValueError or RuntimeError whose text says so
 
@@ -70,7 +79,8 @@ def _end_of(body: Callable[[], int]) -> tuple[int, str]:
     except BrokenExecutor:
         return errors.FAILED, "a worker process died (out of memory?)"
     except OSError as e:
-        return errors.FAILED, f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e)
+        reason = f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e)
+        return errors.FAILED, "; ".join([reason, *([NEXT_STEP[e.errno]] if e.errno in NEXT_STEP else [])])
     except FloatingPointError as e:
         return errors.FAILED, str(e)
     except (ValueError, RuntimeError) as e:

@@ -14,6 +14,17 @@ SEAL = "seal"
 
 
 @contextlib.contextmanager
+def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Names `path` in errors of the file system that name no file (a full disk), or the one that was to take its place."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno is None or e.filename not in (None, str(temporary)):
+            raise
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of `path` when the block ends, and vanishes when it fails.
 
@@ -21,13 +32,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with named(path, temporary), open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with named(path, temporary):
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to has said so above
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

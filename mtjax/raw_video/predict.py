@@ -9,12 +9,14 @@ import jax
 import numpy as np
 from absl import logging
 
+from mtjax.command.errors import InputError
 from mtjax.compute import sharding
 from mtjax.compute.step import State
 from mtjax.data.pipeline import completed
 from mtjax.data.recipes import Prediction, Recipe
 from mtjax.lookup import ConfigError
 from mtjax.run import preprocessing_door
+from mtjax.run.evaluation import finite_rows
 from mtjax.run.experiment import Experiment, open_run
 from mtjax.types import Batch, Rows, Salient
 
@@ -84,6 +86,9 @@ class Predictor:
         Returns:
           JSON values (`predictions`: label and probability, most probable first; of a regression `prediction`); for tracks also
           `frames` uint8 [t h w 3], `tracks` [t n 3] in units of the image and `saliency` [n] in [0, 1], which an overlay draws.
+
+        Raises:
+          InputError: the prediction is NaN or infinite.
         """
         if isinstance(video, Mapping):
             shown, result = Shown(video, np.zeros((0, 0, 0, 3), np.uint8), float("nan"), float("nan")), {}
@@ -91,6 +96,10 @@ class Predictor:
             shown = self.show(Path(video), flags)
             result = {"video": str(video), "fps": shown.fps, "seconds": shown.seconds}
         rows, arrays = self.rows(shown)
+        if not finite_rows(rows).all():
+            raise InputError(
+                "the prediction is NaN or infinite: the record, the weights or their moving average are not finite"
+            )
         field = "" if isinstance(self.recipe, Prediction) or isinstance(video, Mapping) else self.recipe.overlay
         drawn = {"frames": shown.frames, "tracks": np.asarray(shown.record[field])} if field else {}
         if not {"probs", "prediction"} & set(rows):

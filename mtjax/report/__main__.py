@@ -29,7 +29,9 @@ from mtjax.run.results import Result
 def print_tables(groups: list[Group], names: Sequence[str], tables: dict[str, Any]) -> None:
     """On the console: all our runs, then paper tables with our numbers in them."""
     width = None if sys.stdout.isatty() else 200
-    console = Console(width=width, color_system=None, markup=False, emoji=False)  # names of datasets are text, no markup
+    console = Console(
+        width=width, color_system=None, markup=False, emoji=False
+    )  # names of datasets are text, no markup
     header, rows = paper_tables.own_table(groups)
     ours = Table(*header, title="Runs")
     for row in rows:

@@ -10,8 +10,9 @@ import numpy as np
 from mtjax.evaluators import top1
 
 matplotlib.use("Agg")  # no display on a training host
-matplotlib.rcParams["text.parse_math"] = False  # names come from datasets: a dollar sign in one is no formula
 from matplotlib import pyplot as plt
+
+matplotlib.rcParams["text.parse_math"] = False  # names come from datasets: a dollar sign in one is no formula
 
 
 def png(figure: plt.Figure) -> str:

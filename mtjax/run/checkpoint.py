@@ -72,6 +72,7 @@ class Checkpoints:
         Raises:
           NoGoodCheckpoint: `read_only`, and the folder is not there. InputError: a URL that cannot be opened.
         """
+        checkpoint_folder.without_tracebacks()
         self.directory = checkpoint_folder.opened(directory)
         if read_only and not self.directory.exists():
             raise NoGoodCheckpoint(f"{directory} does not exist: no checkpoint was saved there")
@@ -175,7 +176,8 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             try:
-                self._manager.close()
+                with checkpoint_folder.named_in_errors(self.directory):
+                    self._manager.close()
             finally:
                 self.closing.close()
 

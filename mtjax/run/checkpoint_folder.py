@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging as std_logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -23,6 +24,15 @@ def without_warnings() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _is_news(record: std_logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def without_tracebacks() -> None:
+    """Keeps Orbax's threads from printing the traceback of an error, hundreds of lines, that `Checkpoints.wait` raises."""
+    logging.get_absl_logger().addFilter(_is_news)
 
 
 class Kept:

@@ -98,7 +98,7 @@ def run_eval(
 
 def finite_rows(rows: Rows) -> np.ndarray:
     """bool [n]: whether all that is predicted of a clip is finite; what was passed on from the dataset is not looked at."""
-    good = np.ones(len(rows["clip"]), bool)
+    good = np.ones(len(next(iter(rows.values()))), bool)
     for field, values in rows.items():
         if field not in (*PASSED_ON, "loss") and np.issubdtype(values.dtype, np.floating):
             good &= np.isfinite(values.reshape(len(values), -1)).all(1)

@@ -3,7 +3,10 @@
 Only process 0 writes; the other processes hold a log that does nothing.
 """
 
+import contextlib
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -14,10 +17,11 @@ import jax
 from absl import logging
 
 from mtjax.command.errors import Missing
-from mtjax.data.files import write_atomically
+from mtjax.data.files import named, write_atomically
 
 METRICS = "metrics.jsonl"
 UNREADABLE = "metrics.unreadable"  # beside it: its damaged lines
+FLUSH_S = 30.0  # between what TensorBoard can see
 
 
 class MetricsLog:
@@ -35,44 +39,77 @@ class MetricsLog:
                 file.write(b"".join(line + b"\n" for line in damaged))
             logging.error("%s: %d line(s) cannot be read and are kept in %s", path, len(damaged), UNREADABLE)
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
-        self._tensorboard = _summary_writer_class()(
-            str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
-        )
+        self._path, self._file = path, open(path, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
+        self._tensorboard = _Events(workdir / "tensorboard", resume_step)
         if wandb_project:
             self._wandb = _start_wandb(workdir, wandb_project)
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Non-finite values are written as null: JSON has no NaN."""
+        """Non-finite values are written as null: JSON has no NaN. Raises OSError, with the file, when they cannot be written."""
         if self._file is None:
             return
         numbers = {k: v if isinstance(v, int) else float(v) for k, v in values.items()}
         finite = {k: v if abs(v) < float("inf") else None for k, v in numbers.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        for name, value in numbers.items():
-            self._tensorboard.add_scalar(name, value, step)
+        with named(self._path):
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._tensorboard.write(step, numbers)
         if self._wandb:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
+        """Lets go of the files; may come again. What cannot be written any more is in no checkpoint either."""
         if self._file is not None:
-            self._file.close()
-            self._tensorboard.close()
+            for part in (self._file, self._tensorboard):
+                with contextlib.suppress(OSError):
+                    part.close()
             if self._wandb:
                 self._wandb.finish()
 
 
-def _summary_writer_class():
-    """tensorboardX's, without the torch that it imports (seconds) wherever torch is installed, to know its tensors."""
+class _Events:
+    """An event file of TensorBoard, written by the loop itself: tensorboardX's own writer is a thread that ends at a full disk,
+    after which the loop waits for it for ever."""
+
+    def __init__(self, folder: Path, resume_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        writer, self._proto, self._summary = _tensorboard()
+        self._flushed = 0.0
+        self._writer = writer(str(self._path))
+        self._add(file_version="brain.Event:2")
+        if resume_step:  # TensorBoard forgets what a killed run had shown from here on
+            start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+            self._add(step=resume_step + 1, session_log=start)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        self._add(step=step, summary=self._summary(value=values))
+
+    def _add(self, **fields: Any) -> None:
+        event = self._proto.Event(wall_time=time.time(), **fields)
+        with named(self._path):
+            self._writer.write(event.SerializeToString())
+            if time.monotonic() - self._flushed > FLUSH_S:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _tensorboard() -> tuple[Any, Any, Any]:
+    """tensorboardX's writer of records, its events and its summaries, without the torch that it imports (seconds) wherever torch
+    is installed, to know its tensors."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
     finally:
         if hidden:
             del sys.modules["torch"]
-    return SummaryWriter
+    return RecordWriter, event_pb2, summary_pb2.Summary
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ RESULTS = "results.json"
 RETRIEVAL = "retrieval"  # in results.json: what `mtjax.retrieve` says of its scores, by their name
 
 
-def to_json(values: Mapping[str, Any]) -> str:
-    """JSON as others read it, too: NaN and infinite numbers, which it has not, are null."""
+def to_json(values: Mapping[str, Any], *, indent: int | None = 1) -> str:
+    """JSON as others read it, too: NaN and infinite numbers, which it has not, are null. `indent`: None for one line."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -26,7 +26,7 @@ def to_json(values: Mapping[str, Any]) -> str:
             return [finite(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(finite(values), indent=1, allow_nan=False)
+    return json.dumps(finite(values), indent=indent, allow_nan=False)
 
 
 def read_results(workdir: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Prediction on raw video with a trained workdir, the dataset away; overlays; fusion of columns is a matter of reading them."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -76,6 +77,15 @@ def test_a_loaded_run_is_asked_about_videos_and_arrays(workdir, tmp_path):
     assert len(of_video["predictions"]) == 2 and of_video["fps"] == 10
     of_tracks = model.predict({"tracks": of_video["tracks"]}, top=2)
     assert of_tracks == {"predictions": of_video["predictions"]} and model.class_names[0] == "direction_0"
+
+
+def test_a_prediction_that_is_no_number_is_no_answer(workdir):
+    run = mtjax.load(workdir)
+    state = run.state | {"params": {k: v * np.nan if k == "head/bias" else v for k, v in run.state["params"].items()}}
+    clip = {"tracks": np.random.default_rng(0).random((8, 5, 3)).astype(np.float32)}
+    assert run.predict(clip)["predictions"]
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        dataclasses.replace(run, state=state).predict(clip)
 
 
 def test_a_run_on_frames_predicts_raw_videos_from_frames(tmp_path):

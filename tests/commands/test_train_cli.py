@@ -107,6 +107,21 @@ def test_evaluate_agrees_with_training_and_refuses_what_was_trained_on(trained):
     assert json.loads(allowed.stdout)["test/overlap"] == 24
 
 
+def test_a_split_without_labels_is_refused_before_it_is_read(trained, tmp_path):
+    """By its training, and by `evaluate --split` whatever the evaluator."""
+    root = make_tracks_dataset(tmp_path / "data", labelled=("train",))
+    file = write_config(tmp_path / "config.py", tiny_config(root))
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    assert (
+        done.returncode == 2 and "split 'test' has no labelled clip" in done.stderr and "process 0" not in done.stdout
+    )
+    done = run_main("mtjax.train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.evals.test.split=train",
+                    "--allow_overlap")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = run_main("mtjax.evaluate", tmp_path / "run", "--split=test")
+    assert done.returncode == 2 and "split 'test' has no labelled clip" in done.stderr and not done.stdout
+
+
 def test_report_prints_ours_beside_the_papers_and_writes_one_page(trained):
     workdir, _, _ = trained
     done = run_main("mtjax.report", workdir, "--table=mt.t1", COLUMNS="200")
