@@ -99,6 +99,7 @@ def on_features(row: str):
         {
             "name": "features.Features",
             "column": "xclip.embedding",
+            "width": 512,
             "k_shot": shots,
             "cache": "device",
         }

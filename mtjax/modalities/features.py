@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtjax.command.errors import InputError
+from mtjax.command.ranges import Count
 from mtjax.data.recipes import Made, Prediction, Recipe
 from mtjax.lookup import ConfigError
 from mtjax.modalities.one_column import OneColumn
@@ -29,11 +30,13 @@ class Features(OneColumn):
         first (`--copies`).
       views: what training sees: the "centre" view, a "random" one each time, or "all" of a clip together, whose losses are
         averaged. Evaluation takes the centre view.
+      width: d, checked against the column; 0 takes the column's. A dry run without the dataset needs it.
     """
 
     column: str = "xclip.embedding"
     field: str = "embedding"
     views: str = "centre"
+    width: Count = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -48,14 +51,17 @@ class Features(OneColumn):
             raise InputError(
                 f"config.data.field={self.field!r}: features are [d] or [views d], the column has {feature}"
             )
+        if self.width not in (0, feature.shape[-1]):
+            raise InputError(
+                f"config.data.width={self.width}, but column {self.column!r} has features of {feature.shape[-1]}"
+            )
         return (1, *feature.shape)[-2:]
 
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        if not self.present:
-            raise InputError(
-                "data.name='features.Features' has no dry run without the dataset: the column says the width"
-            )
-        return {"features": (self.stored_shape, np.dtype(np.float32)), "observed": ((), np.dtype(bool))}
+        if not self.present and not self.width:
+            raise InputError("config.data.width: without a dataset the width of the features has to be given here")
+        shape = self.stored_shape if self.present else (1, self.width)
+        return {"features": (shape, np.dtype(np.float32)), "observed": ((), np.dtype(bool))}
 
     def decode(self, values: list[tuple[dict, ...] | None], seeds: np.ndarray | None) -> dict[str, np.ndarray]:
         out = np.zeros((len(values), *self.stored_shape), np.float32)

@@ -110,7 +110,7 @@ class Distill(Classify):
             raise InputError("config: Distill needs either data.teacher (a column) or task.teacher (a workdir)")
         if not (alpha or beta or match):
             raise InputError("config.task: with alpha, beta and match all 0.0 there is nothing to learn")
-        if match and data and not teacher:
+        if match and not teacher:
             raise InputError("config.task.match: features come from a frozen teacher (task.teacher), not from a column")
         if data and self.teacher and beta and self.teacher.class_names != tuple(data.class_names):
             raise InputError(

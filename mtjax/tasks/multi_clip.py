@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mtjax.data.pipeline import Data
 
 NEIGHBOURS = ("label_before", "label_after")
+NO_NEIGHBOURS = "config.task.neighbours: needs data.pseudo, whose column knows the labels of every time"
 
 
 class OrderHead(nnx.Module):
@@ -95,7 +96,7 @@ class MultiClip(Classify):
                 f"config.task.label_share={label_share}: the order's loss needs data.clips=2 or more and data.ordered"
             )
         if neighbours and data and not getattr(data, "pseudo", ""):
-            raise InputError("config.task.neighbours: needs data.pseudo, whose column knows the labels of every time")
+            raise InputError(NO_NEIGHBOURS)
         self.clips, self.label_share, self.neighbours = found, label_share, neighbours
 
     @property
@@ -110,7 +111,13 @@ class MultiClip(Classify):
         )  # fmt: skip
 
     def loss(self, model: MultiClipClassifier, batch: Batch, *, rngs: nnx.Rngs) -> tuple[Float[Array, ""], Scalars]:
-        """Eq. 3; logs the parts, top-1 in % of the clips, and how often, in %, the order is told."""
+        """Eq. 3; logs the parts, top-1 in % of the clips, and how often, in %, the order is told.
+
+        Raises:
+          InputError: `neighbours`, and the data know no labels before and after a clip.
+        """
+        if self.neighbours and not set(NEIGHBOURS) <= set(batch):
+            raise InputError(NO_NEIGHBOURS)
         embedding = model.backbone(batch, train=True, rngs=rngs).astype(jnp.float32)
         below = model.below_head(embedding, train=True, rngs=rngs)
         parts = [self.per_clip(model.head(below), batch, batch["label"])]

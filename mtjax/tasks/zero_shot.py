@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -68,9 +69,13 @@ class ZeroShot:
         names = data.class_names if data else tuple(f"class {i}" for i in range(num_classes))
         if not names:
             raise InputError("config.task: the dataset has no classes to name in a text")
-        words = openai_clip_tokens.load(tokenizer)
-        texts = [prompt.format(spoken(name)) for prompt in prompts for name in names]
-        self.ids = openai_clip_tokens.encode(words, texts).reshape(len(prompts), len(names), -1)
+        if data:
+            words = openai_clip_tokens.load(tokenizer)
+            texts = [prompt.format(spoken(name)) for prompt in prompts for name in names]
+            ids = openai_clip_tokens.encode(words, texts)
+        else:  # a dry run, or a trained run, whose prototypes are in its checkpoint
+            ids = np.zeros((len(prompts) * len(names), openai_clip_tokens.CONTEXT), np.int32)
+        self.ids = ids.reshape(len(prompts), len(names), -1)
         self.prompted, self.num_classes = prompted, len(names)
 
     @property

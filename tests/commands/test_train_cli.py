@@ -219,6 +219,19 @@ def test_dry_run_needs_no_dataset(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "mesh", [{"fsdp": 2}, {"fsdp": 4, "tensor": 2, "rules": ((r"up/kernel$", ("", "tensor")),)}, {"tensor": 2}]
+)
+def test_any_mesh_compiles_and_divides_what_it_shards(tmp_path, mesh):
+    """The state is donated: what goes in has to lie on the devices as what comes out."""
+    config = tiny_config("/nowhere", task__num_classes=4, model__feed_forward=256, mesh=mesh)
+    file = write_config(tmp_path / "config.py", config)
+    done = run_main("mtjax.train", f"--config={file}", "--dry_run", devices=8)
+    assert done.returncode == 0, done.stderr[-1500:]
+    shape = {"fsdp": 1, "tensor": 1} | {k: v for k, v in mesh.items() if k != "rules"}
+    assert all(f"'{axis}': {size}" in done.stdout for axis, size in shape.items())
+
+
 def test_unknown_sections_and_keys_name_the_nearest(dataset):
     config = tiny_config(dataset)
     with pytest.raises(lookup.ConfigError, match="did you mean 'optimizer'"):

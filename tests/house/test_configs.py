@@ -85,6 +85,7 @@ SMALL_MODEL = {
 }  # fmt: skip
 SMALL_DATA = {
     "frames": 2, "stride": 1, "size": 16, "short_side": 18, "resize": (18, 20), "clips": 2, "views": 2, "workers": 0,
+    "width": 16,
 }  # fmt: skip
 
 
