@@ -5,6 +5,7 @@
 Running the same command again resumes. `python -m mtjax.train` is the same.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -121,7 +122,8 @@ def trace(exp: Experiment, run: Run, step: int) -> None:
     if last and step == first:
         jax.profiler.start_trace(str(run.workdir / "profile"))
     elif last and step == last:
-        jax.profiler.stop_trace()
+        with contextlib.suppress(RuntimeError):  # none was started: the run was resumed between the two
+            jax.profiler.stop_trace()
 
 
 @shell.command("train", again="the same command resumes")

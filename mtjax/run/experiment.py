@@ -5,13 +5,13 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mtjax import lookup
-from mtjax.command.ranges import Count, NotNegative, Positive
+from mtjax.command.ranges import Count, NotNegative, OneOf, Positive
 from mtjax.compute import sharding
 from mtjax.compute.optim import Optimizer
 from mtjax.compute.step import Program, State, weights_to_host
@@ -61,7 +61,7 @@ class Train:
     eval_every: NotNegative = 1.0
     watch: tuple[str, ...] = ()
     select: str = ""
-    select_mode: str = "max"
+    select_mode: Annotated[str, OneOf("max", "min")] = "max"
     patience: Count = 0
     min_delta: NotNegative = 0.0
     init: str = ""
@@ -79,8 +79,8 @@ class Train:
         lookup.check_fields(self, "train")
         if self.batch % self.accumulate:
             raise ConfigError(f"config.train.batch={self.batch} must be a multiple of accumulate={self.accumulate}")
-        if self.select_mode not in ("max", "min"):
-            raise ConfigError(f"config.train.select_mode={self.select_mode!r}: must be 'max' or 'min'")
+        if self.profile[0] >= self.profile[1] > 0:
+            raise ConfigError(f"config.train.profile={self.profile}: the first step has to come before the last")
         for entry in self.table:
             if not re.fullmatch(r"[^/=]+/[^/=]+/[^/=]+=.+", entry):
                 raise ConfigError(f"config.train.table={entry!r}: needs the form 'table/row/column=metric'")
