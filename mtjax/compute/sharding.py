@@ -42,7 +42,8 @@ def make_mesh(*, data: int = -1, fsdp: Positive = 1, tensor: Positive = 1) -> Me
         data % slices
     ):  # `fsdp` and `tensor` talk in every layer, `data` once a step: it goes over the network between slices
         raise ConfigError(f"config.mesh: data={data} must be a multiple of the {slices} slices of these devices")
-    arranged = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp, tensor), (slices, 1, 1))
+    sizes = (data // slices, fsdp, tensor), (slices, 1, 1)
+    arranged = mesh_utils.create_hybrid_device_mesh(*sizes, devices=jax.devices())
     return Mesh(arranged, AXES, axis_types=types)
 
 

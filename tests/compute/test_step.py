@@ -1,5 +1,7 @@
 """The train state and step: sharding, accumulation, the non-finite guard, frozen submodules, averages."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +108,32 @@ def test_wrong_meshes_and_batches_are_named():
         sharding.make_mesh(data=3)
     with pytest.raises(ConfigError, match=r"config.train.batch=12 does not divide over 8"):
         sharding.local_positions(12, sharding.make_mesh())
+
+
+@dataclasses.dataclass(frozen=True)
+class OfSlice:
+    """A device of a machine with several slices, of which there is none here."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def test_slices_are_told_apart_along_data_alone(monkeypatch):
+    """Listed in turns; `fsdp` and `tensor`, which talk in every layer, stay within a slice."""
+    devices = [OfSlice(i, slice_index=i % 2, process_index=i) for i in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    monkeypatch.setattr(jax, "device_count", lambda *_: 8)
+    for shape in ({}, {"fsdp": 2}, {"fsdp": 2, "tensor": 2}):
+        mesh = sharding.make_mesh(**shape)
+        assert mesh.axis_names == sharding.AXES and sorted(d.id for d in mesh.devices.flat) == list(range(8))
+        slices = np.vectorize(lambda d: d.slice_index)(mesh.devices)
+        half = len(slices) // 2
+        assert {*slices[:half].flat} == {0} and {*slices[half:].flat} == {1}, slices
+    with pytest.raises(ConfigError, match="data=1 must be a multiple of the 2 slices"):
+        sharding.make_mesh(fsdp=4, tensor=2)
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch():

@@ -183,6 +183,18 @@ def test_a_prediction_that_is_no_number_is_never_a_hit():
         assert top1.coverage_curve(probs, kept)["accuracy"][-1] == 40
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("how", ["none", "probs", "logits"])
+def test_no_video_is_right_by_a_clip_that_is_no_number(how, bad):
+    """Two clips a video: the mean with a NaN is none, whatever the other clip says."""
+    clips = [Clip(f"c{i}", ("test",), label="ab"[i // 2], path=f"v{i // 2}.mp4") for i in range(4)]
+    probs = np.repeat(np.eye(2) * 0.8 + 0.1, 2, axis=0)
+    probs[1] = bad
+    rows = {"clip": np.arange(4), "label": np.array([0, 0, 1, 1]), "probs": probs, "logits": probs, "loss": np.ones(4)}
+    scores = top1.Top1(data_with(clips), split="test", aggregate=how).score(rows)
+    assert scores["top1"] == (75 if how == "none" else 50)
+
+
 def test_other_evaluators_give_no_score_to_what_is_no_number():
     truth, wrong = np.arange(4.0), np.array([0.0, 1.0, np.nan, 3.0])
     assert np.isnan(regression.pearson_r(wrong, truth))

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
 import pytest
 from conftest import make_tracks_dataset, tiny_config, train_here
 
-from mtjax import evaluate, lookup
+from mtjax import evaluate, export, lookup, predict
 from mtjax import train as loop
 from mtjax.compute.distributed import Preemption
 from mtjax.lookup import ConfigError
@@ -104,6 +105,28 @@ def test_a_workdir_from_elsewhere_runs_nothing(copied, tmp_path, capsys):
     assert not trace.exists()
 
 
+def test_no_command_runs_what_a_workdir_names_or_a_file_beside_it(copied, tmp_path, monkeypatch, capsys):
+    config, workdir = copied
+    trace = tmp_path / "trace"
+    (workdir / "beside.py").write_text(f"open({str(trace)!r}, 'w').close()\n\n\nclass Net:\n    pass\n")
+    monkeypatch.syspath_prepend(workdir)  # as `python -m` does for the folder one stands in
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(b"")
+    commands = {
+        evaluate: [workdir],
+        predict: [workdir, video, f"--out={tmp_path / 'out'}"],
+        export: [workdir, f"--out={tmp_path / 'model'}"],
+    }
+    for section in ("model", "task", "data"):
+        write_config(workdir, config | {section: config[section] | {"name": "beside.Net"}})
+        for command, arguments in commands.items():
+            assert command.main([str(a) for a in arguments]) == 2
+            error = capsys.readouterr().err
+            assert "could run anything" in error and "--allow_code=beside" in error, (command, section, error)
+        assert predict.main([str(workdir), "--column=seen"]) == 2 and "could run anything" in capsys.readouterr().err
+    assert not trace.exists() and "beside" not in sys.modules
+
+
 def test_a_users_own_class_is_evaluated_when_it_is_allowed(dataset, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_nets.py").write_text("from mtjax.models.movt import MovT\n\n\nclass Mine(MovT):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -111,6 +134,21 @@ def test_a_users_own_class_is_evaluated_when_it_is_allowed(dataset, tmp_path, mo
     train_here(tiny_config(dataset, model__name="my_nets.Mine", train__steps=1), tmp_path / "run")
     assert evaluate.main([str(tmp_path / "run")]) == 2 and "--allow_code=my_nets" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "run"), "--allow_code=my_nets"]) == 0
+
+
+def test_a_run_is_scored_from_whatever_folder_one_stands_in(tmp_path, monkeypatch, capsys):
+    make_tracks_dataset(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    train_here(tiny_config("data", train__steps=1), tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate.main(["../run"]) == 0, capsys.readouterr().err
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    capsys.readouterr()
+    assert evaluate.main(["../run"]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "data") in error and "--root=DIR says where it is" in error
+    assert evaluate.main(["../run", "--root=../moved"]) == 0
 
 
 # Damage.
@@ -301,6 +339,19 @@ def test_predictions_that_are_no_numbers_stop_a_run_or_are_counted(finished, tmp
         and found["test/top1"] <= numbers["test/top1"]
         and "test/not_finite" not in numbers
     )
+
+
+def test_a_moving_average_that_is_no_number_is_not_scored(finished, tmp_path):
+    """It is what predicts, while loss and gradients of the parameters stay finite."""
+    config = tiny_config(finished[0]["data"]["root"], **SELECTED, optimizer__ema=0.9)
+    run = opened(config, tmp_path / "run")
+    state = run.start()[0]
+    run.checkpoints.close()
+    broken = dict(state) | {"ema": {k: v * np.nan for k, v in state["ema"].items()}}
+    with pytest.raises(FloatingPointError, match="moving average"):
+        scoring.run_eval(run.exp, broken, "test")
+    with pytest.raises(lookup.ConfigError, match=r"config\.optimizer\.ema=2\.0"):
+        opened(tiny_config(config["data"]["root"], **SELECTED, optimizer__ema=2.0), tmp_path / "other")
 
 
 def test_json_of_scores_has_no_nan(copied):
