@@ -58,6 +58,11 @@ def convert(kind: str, source: str | Path) -> tuple[dict[str, Any], dict[str, np
             raise ConversionError(f"{folder / CONFIG}: needs 'name' and 'keywords'; convert the published weights anew")
         if saved["name"] != room.CONSTRUCTOR:
             raise ConversionError(f"{source} holds {saved['name'][:100]}, not {room.CONSTRUCTOR}")
+        sizes = {k: v for k, v in saved["keywords"].items() if k != "classes"}
+        try:
+            lookup.check_keywords(lookup.resolve("models", room.CONSTRUCTOR), sizes, kind, fixed=("rngs",))
+        except lookup.ConfigError as e:
+            raise ConversionError(f"{folder / CONFIG}: {e}; convert the published weights anew") from None
         return saved["keywords"], arrays_of(folder)
     config, arrays = weight_files.read(source)
     try:
@@ -104,9 +109,7 @@ def build(kind: str, keywords: Mapping[str, Any], params: Mapping[str, np.ndarra
 
 def _construct(kind: str, *, classes: int = 0, **keywords: Any) -> nnx.Module:
     rngs = random_streams(default=0)
-    constructor = lookup.resolve("models", room_of(kind).CONSTRUCTOR)
-    lookup.check_keywords(constructor, keywords, kind, fixed=("rngs",))
-    model = constructor(**keywords, rngs=rngs)
+    model = lookup.resolve("models", room_of(kind).CONSTRUCTOR)(**keywords, rngs=rngs)
     return VideoClassifier(model, classes, rngs=rngs) if classes else model
 
 

@@ -81,7 +81,11 @@ def test_a_broken_index_names_itself(tmp_path, content):
         weight_files.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": 3, "keywords": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"name": 3, "keywords": {}}', *(f'{{"name": "openai_clip.CLIP", "keywords": {keywords}}}'
+     for keywords in ('{"layers": -1}', '{"layer": 1}', '{"heads": "2"}'))],
+)  # fmt: skip
 def test_a_broken_config_of_a_converted_folder_names_itself(tmp_path, content):
     (tmp_path / convert.WEIGHTS).write_bytes(safetensors({"a": array(0, 8)}, bytes(8)))
     (tmp_path / convert.CONFIG).write_text(content)
