@@ -83,17 +83,17 @@ def sections(run: Result) -> list[Section]:
 
 
 def examples(rows: Rows, most: int = MAX_CLIPS) -> list[Example]:
-    """Which clips to draw: `mixed` of the most confident. A clip without attention (nothing observed) is never drawn."""
+    """Which clips to draw: `right_and_wrong` of the most confident. A clip without attention (nothing observed) is never drawn."""
     probs, labels = top1.labelled(rows)
     place = np.flatnonzero(rows["label"] >= 0)
     seen = rows["attention"][place].sum(1) > 0
     # Stable in the order of the rows; the most confident first.
     order = [int(i) for i in np.argsort(-probs.max(1), kind="stable") if seen[i]]
     found = [Example(int(place[i]), int(labels[i]), int(probs[i].argmax()), float(probs[i].max())) for i in order]
-    return mixed(found, most)
+    return right_and_wrong(found, most)
 
 
-def mixed(found: Sequence[Of], most: int) -> list[Of]:
+def right_and_wrong(found: Sequence[Of], most: int) -> list[Of]:
     """Some of the examples, which have a `label` and whether they are `right`: classes evenly spaced, one each, by turns the
     first wrong and right one.
 

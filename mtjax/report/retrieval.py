@@ -10,7 +10,7 @@ from mtjax.data.catalog import Catalog, CatalogError, Clip
 from mtjax.data.columns import ColumnError
 from mtjax.lookup import ConfigError
 from mtjax.report import charts
-from mtjax.report.attention import mixed
+from mtjax.report.attention import right_and_wrong
 from mtjax.report.found import Context
 from mtjax.report.page import Section, Table
 from mtjax.report.pictures import FRAMES, Pictures
@@ -32,7 +32,7 @@ class Query:
 
 
 def sections(run: Result) -> list[Section]:
-    """One section for each retrieval of the run: its scores, and a gallery of `mixed` queries."""
+    """One section for each retrieval of the run: its scores, and a gallery of chosen queries."""
     return [_section(run, name) for name in run.results.get(RETRIEVAL, {})]
 
 
@@ -48,7 +48,7 @@ def _section(run: Result, name: str) -> Section:
         pictures = Pictures(catalog.root, (FRAMES, run.config["data"].get("column", FRAMES)))
     except (OSError, CatalogError, ColumnError, ConfigError) as e:  # a run may have come without its dataset
         return Section(title, (*said, f"Not drawn: {e}"), tables=(table,))
-    chosen = mixed(queries(rows, catalog, facts["relevant"]), MAX_QUERIES)
+    chosen = right_and_wrong(queries(rows, catalog, facts["relevant"]), MAX_QUERIES)
     plots = tuple(
         (f"retrieved by {_title(catalog.clips[rows['query_clip'][q.row]])}", strip(q, rows, catalog, pictures))
         for q in chosen

@@ -239,7 +239,7 @@ def selected_checkpoint(workdir: Path, step: str = "selected") -> tuple[checkpoi
     return checkpoints, *checkpoints.number_of(step, best=bool(section.select))
 
 
-def whole(section: Mapping[str, Any]) -> dict[str, Any]:
+def of_all_clips(section: Mapping[str, Any]) -> dict[str, Any]:
     """A `data` section that shows clips as this one does: every clip that the catalog has in a split, with the catalog's own
     labels, whatever was chosen, held out or labelled for training. Of joined modalities (`data.joined`) the student's."""
     shown = {k: section[k] for k in READING if k in section} | dict(section.get("student", section))
@@ -264,7 +264,7 @@ def open_run(
       step: "selected" (the best by `train.select`, else the latest), "latest", or a number.
       data: changes of the run's `data` section, e.g. `root`. None needs no dataset: for raw videos, weights, export.
       scored: take the run's own dataset, with the splits and labels that it made of it; else `data` may lead to any dataset,
-        which is read `whole`.
+        all of which is read, see `of_all_clips`.
       batch: clips at once; 0 for the run's, without a dataset one a device.
 
     Raises:
@@ -280,7 +280,7 @@ def open_run(
         else:
             config["task"] = config["task"] | lookup.from_workdir(checkpoints.read_meta(number)["task"])
             # Of joined modalities a video shows the student's; what is missing in a dataset does not matter.
-            config["data"] = whole(config["data"]) | ({"cache": "none"} if data is None else dict(data))
+            config["data"] = of_all_clips(config["data"]) | ({"cache": "none"} if data is None else dict(data))
         if data is not None or scored:
             refuse_moved(workdir, config["data"])
         else:

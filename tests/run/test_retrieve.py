@@ -249,9 +249,9 @@ def test_a_section_that_shows_whole_splits_says_nothing_of_training():
     shared = {"root": "r", "train": "train1", "holdout": 0.1, "k_shot": 2, "subset_seed": 3, "missing": "mask"}
     alone = {"name": "rgb.Rgb", "size": 32, "pseudo": "p"}
     expected = {"name": "rgb.Rgb", "size": 32, "root": "r", "missing": "mask"}
-    assert experiment.whole(shared | alone) == expected
+    assert experiment.of_all_clips(shared | alone) == expected
     joined = {"name": "joined.Joined", "student": alone, "watched": {"name": "flow.Flow"}}
-    assert experiment.whole(shared | joined) == expected
+    assert experiment.of_all_clips(shared | joined) == expected
 
 
 def test_mistakes_are_one_line(workdir, root, capsys, tmp_path):
