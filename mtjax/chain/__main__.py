@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Console(width=None if sys.stdout.isatty() else 200).print(table)
         print(line)
         return 0
-    with one_at_a_time(Path(settings["runs"])):
-        return Runner(plan, log, jobs=args.jobs, overwrite=args.overwrite == "stale").run(chosen)
+    with one_at_a_time(Path(settings["runs"])) as lock:
+        return Runner(plan, log, lock, jobs=args.jobs, overwrite=args.overwrite == "stale").run(chosen)
 
 
 def _parse(

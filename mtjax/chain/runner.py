@@ -45,9 +45,10 @@ class Running:
 class Runner:
     """One walk through a plan."""
 
-    def __init__(self, plan: Plan, log: Log, *, jobs: int = 1, overwrite: bool = False):
-        """`jobs`: commands side by side. `overwrite`: make again what is stale."""
+    def __init__(self, plan: Plan, log: Log, lock: int, *, jobs: int = 1, overwrite: bool = False):
+        """`lock`: see `one_at_a_time`. `jobs`: commands side by side. `overwrite`: make again what is stale."""
         self.plan, self.log, self.jobs, self.overwrite = plan, log, jobs, overwrite
+        self._lock = lock
         self._running: list[Running] = []
         self._signals = 0
         self._status = 0
@@ -96,6 +97,7 @@ class Runner:
             env=os.environ | self._environment(),
             stdout=subprocess.PIPE if piped else None,
             stderr=subprocess.STDOUT if piped else None,
+            pass_fds=(self._lock,),
             start_new_session=True,  # Ctrl-C comes to the chain alone, which passes it on once
         )
         copier = None
@@ -177,12 +179,34 @@ def _copy_lines(lines: IO[bytes], prefix: str) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(runs: Path) -> Iterator[None]:
-    """Raises ConfigError when another chain is at work on these runs. The kernel's lock goes with the process."""
+def one_at_a_time(runs: Path) -> Iterator[int]:
+    """The file that a chain and its commands hold locked. The kernel's lock goes with the last of them: after a chain that was
+    killed alone, the next one waits until its commands have saved and ended.
+
+    Raises:
+      ConfigError: another chain is at work on these runs.
+    """
     runs.mkdir(parents=True, exist_ok=True)
-    with open(runs / ".chain.lock", "w") as file:
+    with open(runs / ".chain.lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"another chain is at work on {runs}; wait for it, or give another --runs") from None
-        yield
+            file.seek(0)
+            if _is_alive(file.read().strip()):
+                raise ConfigError(f"another chain is at work on {runs}; wait for it, or give another --runs") from None
+            print("== waiting for the commands of a chain that was killed", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True

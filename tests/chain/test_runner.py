@@ -98,6 +98,29 @@ def test_a_chain_that_ends_takes_its_commands_with_it_and_the_next_one_goes_on(n
     assert [len(began(tmp_path, n)) for n in "abcd"] == [1, 2, 1, 1]
 
 
+CHAIN_WITH_A_SLOW_END = """
+import subprocess, sys, time
+from pathlib import Path
+from mtjax.chain.runner import one_at_a_time
+with one_at_a_time(Path(sys.argv[1])) as lock:
+    command = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], pass_fds=(lock,))
+    print(command.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_chain_waits_for_the_commands_of_one_that_was_killed(tmp_path, capfd):
+    """They may still be saving, and own their workdirs."""
+    killed = subprocess.Popen([sys.executable, "-c", CHAIN_WITH_A_SLOW_END, tmp_path], cwd=REPO, stdout=subprocess.PIPE)
+    command = int(killed.stdout.readline())
+    killed.kill()
+    killed.wait()
+    with chain.one_at_a_time(tmp_path):
+        assert not is_running(command)
+    assert "waiting for the commands of a chain that was killed" in capfd.readouterr().out
+    killed.stdout.close()
+
+
 def test_the_plan_shows_states_and_times(tiny, tmp_path, capsys):
     assert chain.main([*tiny, "--only=*/a", "--wait=0.5"]) == 0
     log = tmp_path / "runs/chain.jsonl"
