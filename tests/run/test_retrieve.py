@@ -319,7 +319,7 @@ def test_the_report_shows_what_clips_found(found, workdir, root, monkeypatch, tm
     assert any("1 of 5 videos of 'test' have no record" in note for note in section.notes)
     with np.load(here / "retrieval.npz") as rows:
         catalog = Catalog.load(root)
-        first = retrieval.mixed(retrieval.queries(rows, catalog, "label"), 6)[0]
+        first = retrieval.right_and_wrong(retrieval.queries(rows, catalog, "label"), 6)[0]
         expected = [catalog.clips[c].label for c in rows["gallery_clip"][rows["nearest"][first.row]]]
     axes = drawn[0].axes
     assert [axis.get_title() for axis in axes] == ["class 000", *expected]
@@ -347,5 +347,5 @@ def test_the_picture_is_the_one_nearest_in_time(root):
 
 def test_queries_are_kinds_by_turns_wrong_and_right(root):
     rows = {"query_clip": np.array([0, 0, 1, 1]), "relevant": np.array([[1], [0], [1], [0]], bool)}
-    chosen = retrieval.mixed(retrieval.queries(rows, Catalog.load(root), "video"), 6)
+    chosen = retrieval.right_and_wrong(retrieval.queries(rows, Catalog.load(root), "video"), 6)
     assert [(q.row, q.label, q.right) for q in chosen] == [(1, 0, False), (2, 1, True)]
