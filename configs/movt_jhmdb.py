@@ -31,17 +31,11 @@ def get_config(argument: str = "1"):
             "normalize": "clip",
             "cache": "device",
             "augment": {
-                "rotate_deg": 10.0,
-                "scale": 0.2,
-                "stretch": 0.1,
-                "shift": 0.1,
-                "time_crop": 0.3,
-                "time_warp": 0.3,
-                "noise": 0.01,
+                "rotate_deg": 10.0, "scale": 0.2, "stretch": 0.1, "shift": 0.1, "time_crop": 0.3, "time_warp": 0.3, "noise": 0.01,
                 "mirror": 0.5,  # none of the 14 actions has a direction
             },
         }
-    )
+    )  # fmt: skip
     c.model = ConfigDict(
         {
             "name": "movt.MovT",

@@ -7,9 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mtjax.data.files import SEAL
 from mtjax.lookup import ConfigError
 
-SEAL = "seal"
 # Changing these between runs of one workdir changes neither the data order nor the arithmetic of a step.
 FREE_ON_RESUME = (
     "data.root", "data.generate", "data.cache", "data.workers", "mesh", "train.log_every", "train.save_every",

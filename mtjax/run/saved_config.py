@@ -1,6 +1,5 @@
 """config.json of a workdir: sealed when it is written; where it is damaged, the config that a checkpoint has kept."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any
 
 from absl import logging
 
-from mtjax.data.files import write_atomically
+from mtjax.data.files import SEAL, is_changed, sealed, write_atomically
 from mtjax.lookup import ConfigError, from_workdir
 from mtjax.run.checkpoint import Checkpoints
-from mtjax.run.plain_config import SEAL, from_json, plain
+from mtjax.run.plain_config import from_json, plain
 
 CONFIG = "config.json"
 SECTIONS = ("data", "model", "task", "optimizer", "evals", "train", "mesh")
@@ -19,8 +18,7 @@ SECTIONS = ("data", "model", "task", "optimizer", "evals", "train", "mesh")
 
 def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
     """Writes config.json with its seal. Who edits it by hand takes the entry "seal" out."""
-    sealed = dict(config) | {SEAL: _seal_of(config)}
-    write_atomically(workdir / CONFIG, json.dumps(sealed, indent=1) + "\n")
+    write_atomically(workdir / CONFIG, sealed(config))
 
 
 def read_config(workdir: str | Path, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
@@ -56,14 +54,9 @@ def _problem(config: Any) -> str:
     wrong = [name for name in SECTIONS if name in config and not isinstance(config[name], dict)]
     if wrong := wrong or [name for name in ("data",) if name not in config]:
         return f"is not a config: {wrong[0]!r} is not a section of it"
-    if SEAL in config and config[SEAL] != _seal_of(config):
+    if is_changed(config):
         return "was changed since it was written"
     return ""
-
-
-def _seal_of(config: Mapping[str, Any]) -> str:
-    kept = {k: v for k, v in config.items() if k != SEAL}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _kept(workdir: Path, checkpoints: Checkpoints | None) -> dict[str, Any] | None:
